@@ -1,0 +1,188 @@
+"""The composition root: the one file that makes the parts and wires them to each other."""
+
+import fcntl
+import ipaddress
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import httpx2
+import uvicorn
+
+from gateway.api.front import Front
+from gateway.api.routes import application
+from gateway.broker.models import ModelBroker
+from gateway.broker.upstreams import Servers
+from gateway.catalog.discovery import discover
+from gateway.catalog.spec import AgentSpec
+from gateway.errors import StartError, StateError
+from gateway.observe.diagnostics import Diagnostics
+from gateway.observe.metrics import Metrics
+from gateway.policy import yaml_file
+from gateway.policy.documents import Security, Upstreams
+from gateway.policy.keys import Keys, operator_key
+from gateway.runtime.supervisor import Supervisor, places
+from gateway.runtime.worker import Limits
+from gateway.settings import Settings
+from worker.warden import adopt_orphans, sweep
+
+BUILT_IN_UPSTREAMS = Path(__file__).parent / "policy" / "upstreams.yaml"
+CONNECTIONS = 1000
+"""Connections to upstreams at a time."""
+CLOSE_SECONDS = 10
+"""How long running answers have at a stop."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine only."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket bound to an address.
+
+    Raises:
+        StartError: if it cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise StartError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from None
+    return bound
+
+
+@asynccontextmanager
+async def running(settings: Settings, address: str, loopback: bool, limits: Limits) -> AsyncIterator[Front]:
+    """Make all parts, start the agents, and end everything again.
+
+    Raises:
+        StartError: if something that a person can mend is wrong.
+    """
+    with ExitStack() as stack:
+        _lock(settings.state, stack)
+        security = yaml_file.read(settings.security_file, Security) if settings.security_file.exists() else Security()
+        keys = Keys(operator_key(settings.state / "key"), security.keys)
+        if not loopback and not keys.for_others:
+            raise StartError(
+                f"to listen beyond this machine, add a key to {settings.security_file}: with only the operator's own,"
+                " it would have to be given away"
+            )
+        document = settings.upstreams_file if settings.upstreams_file.exists() else BUILT_IN_UPSTREAMS
+        policy = yaml_file.read(document, Upstreams)
+        metrics = Metrics()
+        diagnostics = Diagnostics(lambda stage: metrics.diagnostics.labels(stage).inc())
+        found = discover(settings.agents)
+        for problem in found.problems:
+            diagnostics.report(problem)
+        limits_of_client = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=100)
+        async with httpx2.AsyncClient(limits=limits_of_client, timeout=None) as client:
+            servers = Servers(policy, client, diagnostics, settings.default_upstream, settings.default_model)
+            await servers.choose()
+            async with anyio.create_task_group() as tasks:
+                supervisor = Supervisor(
+                    [_checked(spec, servers) for spec in found.agents],
+                    route=lambda spec: servers.route(spec.hints.upstream, spec.hints.model),
+                    broker=ModelBroker(servers, metrics),
+                    exports=settings.agent_exports,
+                    places=places(settings.state),
+                    limits=limits,
+                    metrics=metrics,
+                    diagnostics=diagnostics,
+                    tasks=tasks,
+                )
+                supervisor.start()
+                (settings.state / "address").write_text(address + "\n")
+                yield Front(settings, keys, supervisor, servers, metrics, diagnostics, loopback)
+                tasks.cancel_scope.cancel()
+
+
+def _checked(spec: AgentSpec, servers: Servers) -> AgentSpec:
+    """Refuse an agent that asks for an upstream that is not there."""
+    upstream = spec.hints.upstream
+    if spec.refused or not upstream or upstream in servers:
+        return spec
+    known = ", ".join(each.name for each in servers)
+    return replace(spec, refused=f"agent.py: __gateway__ asks for the upstream {upstream!r}; there are {known}")
+
+
+def _lock(state: Path, stack: ExitStack) -> None:
+    """Take a state folder for this process alone."""
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StateError(f"the state folder {state} cannot be used: {error.strerror}; set GATEWAY_STATE_DIR") from None
+    stack.callback(os.close, lock)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise StateError(f"another gateway uses the state folder {state}; stop it, or set GATEWAY_STATE_DIR") from None
+
+
+async def serve(
+    settings: Settings,
+    host: str,
+    port: int,
+    *,
+    limits: Limits | None = None,
+    up: Callable[[Front, str], None] = lambda front, address: None,
+) -> None:
+    """Serve until a signal says stop; `up` is called when every agent has started or failed.
+
+    Raises:
+        StartError: if the gateway cannot start.
+    """
+    adopt_orphans()
+    try:
+        with bind(host, port) as bound:
+            name, port = bound.getsockname()[:2]
+            address = f"http://{f'[{name}]' if ':' in name else name}:{port}"
+            failed: list[StartError] = []
+            parts = _announced(running(settings, address, is_loopback(host), limits or Limits()), address, up, failed)
+            config = uvicorn.Config(
+                application(parts, settings.prometheus_enabled),
+                loop="uvloop",
+                http="httptools",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=CLOSE_SECONDS,
+            )
+            await uvicorn.Server(config).serve(sockets=[bound])
+            if failed:
+                raise failed[0]
+    finally:
+        sweep()
+
+
+@asynccontextmanager
+async def _announced(
+    parts: AbstractAsyncContextManager[Front],
+    address: str,
+    up: Callable[[Front, str], None],
+    failed: list[StartError],
+) -> AsyncIterator[Front]:
+    try:
+        async with parts as front, anyio.create_task_group() as tasks:
+
+            async def announce() -> None:
+                await front.supervisor.settled()
+                up(front, address)
+
+            tasks.start_soon(announce)
+            yield front
+            tasks.cancel_scope.cancel()
+    except StartError as error:
+        failed.append(error)
+        raise

@@ -1,0 +1,1 @@
+"""What there is to serve, read without running any of it."""

@@ -1,0 +1,72 @@
+"""Copies of agent folders, named by the hash of their content: what serves goes on whatever happens on disk."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+FILES, BYTES = 2000, 64 << 20
+SKIPPED = {"__pycache__", "node_modules"}
+
+
+class SnapshotError(Exception):
+    """A folder cannot be copied; the message says why."""
+
+
+def take(folder: Path, store: Path) -> Path:
+    """Return the copy of a folder, made where the store has none of the same content.
+
+    Raises:
+        SnapshotError: if the folder is too large, or has links that lead out of it.
+    """
+    try:
+        files = list(_files(folder))
+        copy = store / _digest(folder, files)
+        if not copy.exists():
+            _copy(folder, files, copy)
+    except OSError as error:
+        raise SnapshotError(f"the folder cannot be copied: {error}") from error
+    return copy
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder by their path within it, in order."""
+    size = count = 0
+    real = folder.resolve()
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED)
+        for name in sorted(folders + names):
+            path = Path(parent, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(real):
+                raise SnapshotError(f"{path.relative_to(folder)} is a link that leads out of the folder")
+        for name in sorted(names):
+            path = Path(parent, name)
+            if name.startswith(".") or not path.is_file():
+                continue
+            count, size = count + 1, size + path.stat().st_size
+            if count > FILES or size > BYTES:
+                raise SnapshotError(f"the folder has more than {FILES} files or {BYTES >> 20} MiB")
+            yield path.relative_to(folder)
+
+
+def _digest(folder: Path, files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        content = (folder / path).read_bytes()
+        digest.update(f"{path}\0{len(content)}\0".encode("utf-8", "surrogateescape"))
+        digest.update(content)
+    return digest.hexdigest()[:32]
+
+
+def _copy(folder: Path, files: list[Path], copy: Path) -> None:
+    beside = copy.with_name(f".{copy.name}.{os.getpid()}")
+    try:
+        for path in files:
+            target = beside / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / path, target)
+        beside.mkdir(exist_ok=True)
+        os.rename(beside, copy)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

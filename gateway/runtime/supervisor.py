@@ -1,0 +1,231 @@
+"""Holds every worker: performs what the lifecycle decides, and hands requests to who is ready."""
+
+import random
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from gateway import errors
+from gateway.catalog import snapshots
+from gateway.catalog.spec import AgentSpec
+from gateway.observe.diagnostics import Diagnostic, Diagnostics
+from gateway.observe.logs import logger
+from gateway.observe.metrics import Metrics
+from gateway.runtime import lifecycle
+from gateway.runtime.lifecycle import Life, Phase
+from gateway.runtime.run import Run
+from gateway.runtime.worker import Broker, Ending, Limits, Places, Route, Worker
+
+JITTER = 0.25
+"""A pause is made longer by up to this part of it, so that many do not end at once."""
+
+
+@dataclass
+class _Served:
+    """An agent, its state, and its worker."""
+
+    spec: AgentSpec
+    life: Life = field(default_factory=Life)
+    worker: Worker | None = None
+    changed: anyio.Event = field(default_factory=anyio.Event)
+
+
+@dataclass(frozen=True)
+class Status:
+    """An agent as others may see it."""
+
+    id: str
+    state: Phase
+    listed: bool
+    """Whether it stands in `/v1/models`."""
+    reason: str
+    generation: int
+    restarts: int
+    in_flight: int
+    pid: int
+
+
+class Supervisor:
+    """All agents of a home and their workers."""
+
+    def __init__(
+        self,
+        specs: Iterable[AgentSpec],
+        *,
+        route: Callable[[AgentSpec], Route],
+        broker: Broker,
+        exports: tuple[str, ...],
+        places: Places,
+        limits: Limits,
+        metrics: Metrics,
+        diagnostics: Diagnostics,
+        tasks: anyio.abc.TaskGroup,
+    ) -> None:
+        self._served = {spec.id: _Served(spec) for spec in specs}
+        self._route = route
+        self._broker = broker
+        self._exports = exports
+        self._places = places
+        self._limits = limits
+        self._metrics = metrics
+        self._diagnostics = diagnostics
+        self._tasks = tasks
+
+    def start(self) -> None:
+        """Start all agents, side by side."""
+        for served in self._served.values():
+            if served.spec.refused:
+                served.life = Life(Phase.FAILED, reason=served.spec.refused)
+                self._report(served, Ending("unusable", served.spec.refused))
+            else:
+                self._tell(served, lifecycle.Start())
+
+    async def settled(self) -> None:
+        """Wait until no agent is starting for the first time."""
+        for served in self._served.values():
+            while served.life.phase is Phase.STARTING and not served.life.worked:
+                await served.changed.wait()
+
+    def statuses(self) -> list[Status]:
+        """Return all agents, by id."""
+        return [self._status(served) for _, served in sorted(self._served.items())]
+
+    def status(self, agent: str) -> Status | None:
+        """Return one agent, if there is such a one."""
+        served = self._served.get(agent)
+        return self._status(served) if served else None
+
+    def route(self, agent: str) -> Route:
+        """Return where an agent's model calls go."""
+        return self._route(self._served[agent].spec)
+
+    def resolve(self, model: str) -> str:
+        """Return the id that a model name means: any letter case, and a bare name where only one agent has it."""
+        name = model.lower()
+        if "/" in name:
+            return name
+        found = [id_ for id_ in self._served if id_.partition("/")[2] == name]
+        return found[0] if len(found) == 1 else f"default/{name}"
+
+    @asynccontextmanager
+    async def run(self, agent: str, body: bytes, request_id: str) -> AsyncIterator[Run]:
+        """Run an agent over a request's body, as soon as it is ready.
+
+        Raises:
+            UnavailableError: if no worker can take it.
+        """
+        worker = await self._ready_worker(self._served[agent])
+        async with worker.run(body, request_id) as run:
+            yield run
+
+    async def _ready_worker(self, served: _Served) -> Worker:
+        with anyio.move_on_after(self._limits.ready_seconds):
+            while served.life.phase is Phase.STARTING:
+                await served.changed.wait()
+        if served.life.phase is Phase.READY and served.worker:
+            return served.worker
+        retry = 5 if served.life.phase in (Phase.BACKOFF, Phase.STARTING) else None
+        reason = served.life.reason or "it is still starting"
+        raise errors.AgentUnavailable(f"{served.spec.id} is {served.life.phase}: {reason}", retry_after=retry)
+
+    def _status(self, served: _Served) -> Status:
+        life, worker = served.life, served.worker
+        return Status(
+            id=served.spec.id,
+            state=life.phase,
+            listed=life.worked and life.phase in (Phase.READY, Phase.STARTING, Phase.BACKOFF),
+            reason=life.reason,
+            generation=life.generation,
+            restarts=max(life.generation - 1, 0),
+            in_flight=worker.in_flight if worker else 0,
+            pid=worker.pid if worker else 0,
+        )
+
+    def _tell(self, served: _Served, event: lifecycle.Event) -> None:
+        """Let an event happen to an agent, and do what follows from it."""
+        served.life, actions = lifecycle.step(served.life, event)
+        for action in actions:
+            match action:
+                case lifecycle.Launch():
+                    self._tasks.start_soon(self._tend, served, action.generation)
+                case lifecycle.Pause():
+                    self._tasks.start_soon(self._pause, served, action)
+        served.changed.set()
+        served.changed = anyio.Event()
+
+    async def _pause(self, served: _Served, pause: lifecycle.Pause) -> None:
+        await anyio.sleep(pause.seconds * (1 + JITTER * random.random()))  # noqa: S311 - no secret depends on it
+        self._tell(served, lifecycle.PauseOver(pause.generation))
+
+    async def _tend(self, served: _Served, generation: int) -> None:
+        """Own one worker from its launch to its end."""
+        id_ = served.spec.id
+        log = logger().bind(agent=id_, generation=generation)
+        worker = Worker(
+            served.spec,
+            generation,
+            route=self._route(served.spec),
+            exports=(served.spec.hints.export,) if served.spec.hints.export else self._exports,
+            limits=self._limits,
+            broker=self._broker,
+            notice=lambda message: self._diagnostics.report(
+                Diagnostic("import", message, agent=id_, severity="warning")
+            ),
+        )
+        begun = anyio.current_time()
+
+        def ready() -> None:
+            took = anyio.current_time() - begun
+            log.info("worker.ready", pid=worker.pid, seconds=round(took, 3))
+            self._metrics.ready.labels(id_).observe(took)
+            self._diagnostics.resolve(id_, "import")
+            self._diagnostics.resolve(id_, "runtime")
+            served.worker = worker
+            self._tell(served, lifecycle.Became(generation))
+
+        log.info("worker.start")
+        self._metrics.starts.labels(id_).inc()
+        try:
+            snapshot = await anyio.to_thread.run_sync(snapshots.take, served.spec.folder, self._places.snapshots)
+            ending = await worker.live(snapshot, self._places, ready)
+        except (snapshots.SnapshotError, OSError) as error:
+            ending = Ending("unusable", f"it cannot be started: {error}")
+        log.warning("worker.end", pid=worker.pid, kind=ending.kind, reason=ending.reason)
+        self._metrics.ends.labels(id_, ending.kind).inc()
+        self._ended(served, generation, ending)
+
+    def _ended(self, served: _Served, generation: int, ending: Ending) -> None:
+        served.worker = None
+        self._report(served, ending)
+        if ending.kind == "unusable":
+            self._tell(served, lifecycle.Unusable(generation, ending.reason))
+        else:
+            self._tell(served, lifecycle.Died(generation, ending.reason, ending.uptime))
+
+    def _report(self, served: _Served, ending: Ending) -> None:
+        self._diagnostics.report(
+            Diagnostic(
+                "import" if ending.kind == "unusable" else "runtime",
+                ending.reason,
+                agent=served.spec.id,
+                path=served.spec.folder.name,
+                traceback=ending.traceback,
+            )
+        )
+
+
+def places(state: Path) -> Places:
+    """Make the folders of a state folder that workers use; what an ended gateway left in them is removed."""
+    made = Places(state / "run", state / "scratch", state / "snapshots", state / "logs")
+    for folder in (made.sockets, made.scratch, made.snapshots, made.logs):
+        folder.mkdir(parents=True, exist_ok=True)
+    for folder in (made.sockets, made.scratch, made.snapshots):
+        for left in folder.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return made

@@ -1,0 +1,1 @@
+"""The untrusted side's runtime: what runs in a worker process, around one agent's code."""
