@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Collection
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 PATIENCE = 5.0
@@ -40,17 +41,19 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def sweep() -> None:
-    """Kill and reap every child of this process, and what they leave behind, until there is none."""
+def sweep(spare: Collection[int] = ()) -> None:
+    """Kill and reap every child of this process but these, and what they leave behind, until there is none."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        for pid in children():
+        strays = [pid for pid in children() if pid not in spare]
+        if not strays:
+            return
+        for pid in strays:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
+        for pid in strays:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
 
 def children() -> list[int]:

@@ -5,17 +5,20 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
 import anyio
+import structlog
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from gateway.api import body, sse
 from gateway.api.front import Front, front, grant
 from gateway.api.replies import Json, error_body
-from gateway.errors import GatewayError, answer_to
+from gateway.errors import AgentFailed, GatewayError, answer_to
 from gateway.observe.logs import logger
 from gateway.policy import access
 from gateway.runtime.run import Run
 
+ANSWER_LIMIT = 16 << 20
+"""Characters of an answer that is gathered."""
 STALL_SECONDS = 120.0
 """How long a client may read nothing before it is hung up on."""
 STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -26,8 +29,8 @@ async def chat(scope: Scope, receive: Receive, send: Send) -> None:
     request = Request(scope)
     parts, key = front(request), grant(request)
     parsed = body.parse(await body.read(scope, receive, parts.settings.max_body_mb << 20))
-    agent = parts.supervisor.resolve(parsed.model)
-    access.check(key, agent, parts.supervisor.status(agent) is not None)
+    agent = access.find(key, parsed.model, parts.supervisor.ids())
+    structlog.contextvars.bind_contextvars(agent=agent)
     answer = _Answer(parts, agent, parsed, scope["state"]["request_id"], send)
     await _while_connected(receive, answer.serve)
 
@@ -99,11 +102,15 @@ class _Answer:
 
     async def _gather(self, run: Run) -> None:
         said: defaultdict[str, list[str]] = defaultdict(list)
+        size = 0
         async for deltas in run.deltas():
             if not said:
                 self._first_delta()
             for delta in deltas:
                 said[delta.kind].append(delta.text)
+                size += len(delta.text)
+            if size > ANSWER_LIMIT:
+                raise AgentFailed(f"the answer is over {ANSWER_LIMIT >> 20} million characters; stream it")
         whole = sse.completion(
             self._id, self._created, self._agent, said=said, finish_reason=run.finish_reason, usage=run.usage
         )

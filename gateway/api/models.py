@@ -22,12 +22,9 @@ async def models(request: Request) -> Response:
 async def model(request: Request) -> Response:
     """Show one of them."""
     parts, key = front(request), grant(request)
-    id_ = parts.supervisor.resolve(request.path_params["id"])
-    status = parts.supervisor.status(id_)
-    access.check(key, id_, status is not None)
-    assert status is not None  # noqa: S101 - checked by the line before
+    status = parts.supervisor.status(access.find(key, request.path_params["id"], parts.supervisor.ids()))
     if not status.listed:
-        raise AgentUnavailable(f"{id_} is {status.state}: {status.reason or 'it is still starting'}")
+        raise AgentUnavailable(f"{status.id} is {status.state}: {status.reason or 'it is still starting'}")
     return Json(_model(parts, status))
 
 

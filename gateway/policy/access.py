@@ -1,5 +1,6 @@
 """Who may use which agent; pure."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date
 from fnmatch import fnmatchcase
@@ -26,14 +27,21 @@ def covers(grant: Grant, agent: str) -> bool:
     )
 
 
-def check(grant: Grant, agent: str, exists: bool) -> None:
-    """Say no where a grant does not open an agent.
+def find(grant: Grant, model: str, ids: Collection[str]) -> str:
+    """Return the agent that a model name means: its id in any letter case, or its bare name where only one has it.
 
     Raises:
         NotAllowed: for an id that the patterns do not take in, which does not tell whether it exists.
         NoSuchAgent: for one that they do.
     """
-    if not covers(grant, agent):
-        raise NotAllowed(f"this key may not use {agent!r}")
-    if not exists:
-        raise NoSuchAgent(f"there is no agent {agent!r}; GET /v1/models lists those that this key may use")
+    id_ = model.lower()
+    if "/" not in id_:
+        named = [each for each in ids if each.partition("/")[2] == id_ and covers(grant, each)]
+        if len(named) > 1:
+            raise NoSuchAgent(f"{id_[:100]!r} could be {' or '.join(sorted(named))}")
+        id_ = named[0] if named else f"default/{id_}"
+    if not covers(grant, id_):
+        raise NotAllowed(f"this key may not use {id_[:200]!r}")
+    if id_ not in ids:
+        raise NoSuchAgent(f"there is no agent {id_[:200]!r}; GET /v1/models lists those that this key may use")
+    return id_

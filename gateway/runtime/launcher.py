@@ -9,6 +9,8 @@ from pathlib import Path
 
 import anyio
 
+from worker.warden import sweep
+
 TERM_SECONDS = 6.0
 """How long a warden has to end all that its worker started: one second more than it takes at most."""
 
@@ -39,6 +41,10 @@ def environment(scratch: Path) -> dict[str, str]:
     }
 
 
+_wardens: set[int] = set()
+"""The processes that the gateway has started and not yet reaped: any other child of it is a stray."""
+
+
 class Process:
     """A running warden with its worker below it."""
 
@@ -54,6 +60,7 @@ class Process:
             pass_fds=(launch.listener,),
             start_new_session=True,
         )
+        _wardens.add(self._popen.pid)
         self._pidfd = os.pidfd_open(self._popen.pid)
 
     @property
@@ -78,6 +85,8 @@ class Process:
                 self._popen.kill()
                 await self.wait()
         os.close(self._pidfd)
+        _wardens.discard(self._popen.pid)
+        sweep(spare=_wardens)  # a warden that was killed leaves its worker's children to us
 
 
 def describe(code: int) -> str:

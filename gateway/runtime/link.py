@@ -14,6 +14,8 @@ TURN = 64
 """Parts (of up to 8 KiB) that one worker may have handled in a turn of the loop, before others have theirs."""
 FRAME_SECONDS = 10.0
 """How long a frame may take from its first byte to its last."""
+UNREAD = 64 << 20
+"""Bytes that may wait for a worker which does not read; credit keeps an honest one far below."""
 FOR_GOOD = 0x7FFFFFFF
 """A pause before a reconnect that never ends: with -1, ZeroMQ drops the notice of a lost peer with its pipe."""
 
@@ -48,8 +50,8 @@ class Listener:
 class Link:
     """Frames to and from one worker.
 
-    `take` gets each message with the bytes its frame took; `lost` is called once, with the reason, when the worker
-    has closed the connection or broken the protocol. Nothing is taken after that.
+    `take` gets each message with the bytes its frame took. One of `closed` and `broken` is called once: when the worker
+    has closed the connection, or with the reason when it has broken the protocol. Nothing is taken after that.
     """
 
     def __init__(
@@ -57,19 +59,23 @@ class Link:
         context: zmq.Context[zmq.Socket[bytes]],
         address: str,
         take: Callable[[wire.ToGateway, int], None],
-        lost: Callable[[str], None],
+        closed: Callable[[], None],
+        broken: Callable[[str], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._take = take
-        self._lost = lost
+        self._closed = closed
+        self._broken = broken
         self._frames = wire.gateway_frames()
         self._peer = b""
         self._out: list[bytes] = []
+        self._waiting = 0
         self._scheduled = False
         self._open = True
         self._late: asyncio.TimerHandle | None = None
         self._socket = context.socket(zmq.STREAM)
         self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.SNDHWM, 16)  # batches, not bytes: what is not taken waits here, and is counted
         self._socket.setsockopt(zmq.RECONNECT_IVL, FOR_GOOD)
         self._socket.connect(f"ipc://{address}")
         self._fd = self._socket.fileno()
@@ -86,6 +92,7 @@ class Link:
         """Send a frame that is encoded already."""
         if self._open:
             self._out.append(frame)
+            self._waiting += len(frame)
             self._schedule()
 
     def close(self) -> None:
@@ -112,9 +119,11 @@ class Link:
             self._drain()
             self._flush()
         except wire.WireError as error:
-            self._end(f"it broke the protocol: {error}")
-        except (zmq.ZMQError, ConnectionError) as error:
-            self._end(f"it closed its connection ({error})")
+            self.close()
+            self._broken(str(error))
+        except (zmq.ZMQError, ConnectionError):
+            self.close()
+            self._closed()
 
     def _drain(self) -> None:
         for _ in range(TURN):
@@ -138,6 +147,8 @@ class Link:
     def _flush(self) -> None:
         if not self._out or not self._peer:
             return
+        if self._waiting > UNREAD:
+            raise wire.WireError(f"it lets {self._waiting} bytes wait")
         batch = b"".join(self._out)
         self._out.clear()
         try:
@@ -145,10 +156,8 @@ class Link:
         except zmq.Again:
             self._out.append(batch)
             self._loop.call_later(0.005, self._schedule)
-        else:
-            self._schedule_if_more()
-
-    def _schedule_if_more(self) -> None:
+            return
+        self._waiting = 0
         if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._schedule()
 
@@ -159,10 +168,7 @@ class Link:
     def _check_partial(self, whole: int) -> None:
         self._late = None
         if self._frames.partial and self._frames.whole == whole:
-            self._end(f"it broke the protocol: a frame did not end within {FRAME_SECONDS:.0f} s")
+            self.close()
+            self._broken(f"a frame did not end within {FRAME_SECONDS:.0f} s")
         elif self._open:
             self._watch_partial()
-
-    def _end(self, reason: str) -> None:
-        self.close()
-        self._lost(reason)

@@ -2,7 +2,7 @@
 
 import random
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, KeysView
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,8 @@ from gateway.observe.metrics import Metrics
 from gateway.runtime import lifecycle
 from gateway.runtime.lifecycle import Life, Phase
 from gateway.runtime.run import Run
-from gateway.runtime.worker import Broker, Ending, Limits, Places, Route, Worker
+from gateway.runtime.session import Broker, Route
+from gateway.runtime.worker import Ending, Limits, Places, Worker
 
 JITTER = 0.25
 """A pause is made longer by up to this part of it, so that many do not end at once."""
@@ -96,22 +97,17 @@ class Supervisor:
         """Return all agents, by id."""
         return [self._status(served) for _, served in sorted(self._served.items())]
 
-    def status(self, agent: str) -> Status | None:
-        """Return one agent, if there is such a one."""
-        served = self._served.get(agent)
-        return self._status(served) if served else None
+    def ids(self) -> KeysView[str]:
+        """Return the ids of all agents."""
+        return self._served.keys()
+
+    def status(self, agent: str) -> Status:
+        """Return one agent."""
+        return self._status(self._served[agent])
 
     def route(self, agent: str) -> Route:
         """Return where an agent's model calls go."""
         return self._route(self._served[agent].spec)
-
-    def resolve(self, model: str) -> str:
-        """Return the id that a model name means: any letter case, and a bare name where only one agent has it."""
-        name = model.lower()
-        if "/" in name:
-            return name
-        found = [id_ for id_ in self._served if id_.partition("/")[2] == name]
-        return found[0] if len(found) == 1 else f"default/{name}"
 
     @asynccontextmanager
     async def run(self, agent: str, body: bytes, request_id: str) -> AsyncIterator[Run]:
@@ -196,6 +192,9 @@ class Supervisor:
             ending = await worker.live(snapshot, self._places, ready)
         except (snapshots.SnapshotError, OSError) as error:
             ending = Ending("unusable", f"it cannot be started: {error}")
+        except Exception as error:  # a fault of ours in tending one worker must not end the others
+            log.exception("gateway.bug")
+            ending = Ending("died", f"the gateway failed to tend it: {type(error).__name__}")
         log.warning("worker.end", pid=worker.pid, kind=ending.kind, reason=ending.reason)
         self._metrics.ends.labels(id_, ending.kind).inc()
         self._ended(served, generation, ending)

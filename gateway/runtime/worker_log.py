@@ -26,7 +26,7 @@ class WorkerLog:
         """Move what comes to the file until all writers are gone."""
         while True:
             await anyio.wait_readable(self._read)
-            if not self._move():
+            if self._move() == 0:
                 return
             await anyio.sleep(PIECE / RATE)
 
@@ -44,11 +44,12 @@ class WorkerLog:
             os.close(self.write)
             self.write = -1
 
-    def _move(self) -> int:
+    def _move(self) -> int | None:
+        """Move a piece to the file; 0 at the end of the pipe, None where nothing is in it."""
         try:
             data = os.read(self._read, PIECE)
         except BlockingIOError:
-            return 0
+            return None
         if data:
             with contextlib.suppress(OSError):  # a full disk loses lines, not workers
                 self._append(data)
