@@ -37,11 +37,13 @@ smoke: .venv/run
 	$(BIN)/python -I tests/smoke.py
 
 # Pin anew what pyproject.toml asks for, without the address of any index.
+PIN := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-header --no-annotate --upgrade
+
 pins: .venv/dev
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--no-annotate --upgrade pyproject.toml -o requirements/run.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--no-annotate --upgrade --extra dev pyproject.toml -c requirements/run.txt -o requirements/dev.txt
+	$(PIN) pyproject.toml -o requirements/run.txt
+	$(PIN) --extra dev -c requirements/run.txt pyproject.toml -o requirements/dev.txt
+	echo 'setuptools>=77' | $(PIN) - -o requirements/build.txt
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
@@ -52,9 +54,9 @@ clean:
 	$(PYTHON) -m venv .venv
 
 # Editable, by name of the packages: the root itself, with its folder agents/, is on no process's path.
-.venv/run: .venv/bin/python pyproject.toml requirements/run.txt
+.venv/run: .venv/bin/python pyproject.toml requirements/build.txt requirements/run.txt
 	@echo "Installing what the gateway needs, about half a minute ..."
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/run.txt
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/build.txt -r requirements/run.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
