@@ -1,6 +1,7 @@
 """The `agent-gateway` command: reads arguments, calls, prints."""
 
 import os
+import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +10,7 @@ import anyio
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from gateway import settings as settings_of
 from gateway.api.front import Front
@@ -50,26 +52,43 @@ def serve_command(home: Path | None, host: str, port: int) -> None:
 def banner(front: Front, address: str) -> None:
     """Print what a newcomer needs."""
     console = Console(highlight=False, soft_wrap=True)
-    statuses = front.supervisor.statuses()
-    table = Table("agent", "state", "upstream", "model", "reason", box=None, pad_edge=False)
-    for each in statuses:
-        route = front.supervisor.route(each.id)
-        colour = COLOURS.get(each.state, "yellow")
-        state = f"[{colour}]{each.state}[/{colour}]"
-        table.add_row(each.id, state, route.name or "none", route.model or "-", each.reason)
     key = front.settings.state / "key"
     console.print(f"\n[bold]Agent Gateway[/bold] serves on [bold]{address}[/bold]")
-    console.print(f"Key: {key}")
-    default = front.servers.default
-    console.print(f"Upstream: {default.name if default else 'none can be used: see policies/upstreams.yaml'}\n")
-    console.print(table)
-    console.print(f"\nLogs of the agents: {front.settings.state / 'logs'}")
-    ready = next((each.id for each in statuses if each.state is Phase.READY), None)
-    if ready is None:
+    console.print(f"Key: {key}", markup=False)
+    console.print(f"Logs of the agents: {front.settings.state / 'logs'}\n", markup=False)
+    console.print(_upstreams(front), "", _agents(front), "")
+    for problem in front.diagnostics:
+        if problem.stage == "discovery":
+            text = f"Not served: {problem.path}: {problem.message}; {problem.remedy}"
+            console.print(text, style="yellow", markup=False)
+    listed = [each.id for each in front.supervisor.statuses() if each.state is Phase.READY]
+    if not listed:
         console.print("No agent is up. Put one into agents/NAME/agent.py and start again.\n")
         return
-    ask = "default/weather" if any(each.id == "default/weather" and each.listed for each in statuses) else ready
-    question = "Use get_weather for Paris" if ask == "default/weather" else "Hello"
-    body = f'{{"model": "{ask}", "stream": true, "messages": [{{"role": "user", "content": "{question}"}}]}}'
-    click.echo("\nTry it:\n")
-    click.echo(f"curl -N {address}/v1/chat/completions -H \"Authorization: Bearer $(cat {key})\" -d '{body}'\n")
+    model = "default/weather" if "default/weather" in listed else listed[0]
+    question = "Use get_weather for Paris" if model == "default/weather" else "Hello"
+    body = f'{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "{question}"}}]}}'
+    header = f'"Authorization: Bearer $(cat {shlex.quote(str(key))})"'
+    click.echo(f"Try it:\n\ncurl -N {address}/v1/chat/completions -H {header} -d '{body}'\n")
+
+
+def _upstreams(front: Front) -> Table:
+    table = _table("upstream", "can be used", "address")
+    for each in front.servers:
+        chosen = " (default)" if each is front.servers.default else ""
+        usable = Text(each.problem, "yellow") if each.problem else Text("yes", "green")
+        table.add_row(Text(each.name + chosen), usable, Text(each.policy.base_url or "built in"))
+    return table
+
+
+def _agents(front: Front) -> Table:
+    table = _table("agent", "state", "upstream", "model", "reason")
+    for each in front.supervisor.statuses():
+        route = front.supervisor.route(each.id)
+        state = Text(each.state, COLOURS.get(each.state, "yellow"))
+        table.add_row(Text(each.id), state, Text(route.name or "none"), Text(route.model or "-"), Text(each.reason))
+    return table
+
+
+def _table(*headings: str) -> Table:
+    return Table(*headings, box=None, pad_edge=False, padding=(0, 2, 0, 0))

@@ -88,10 +88,9 @@ class Channel:
             self._out.append(frame)
             if not on_loop:
                 self._flush()
-        if on_loop and not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self._turn, context=self._context_of_loop)
-        elif not on_loop:
+        if on_loop:
+            self._schedule()
+        else:
             self._look_again()
 
     def pump(self, seconds: float) -> None:
@@ -100,7 +99,9 @@ class Channel:
         if not messages:
             select.select([self._socket.fileno()], [], [], seconds)
             messages = self._move()
-        self._dispatch(messages)
+        for message, size in messages:
+            if not self._to_call(message, size):
+                self._later(message, size)
         self._look_again()
 
     def on_loop(self) -> bool:
@@ -118,9 +119,16 @@ class Channel:
         except Lost:
             self._handler(wire.Stop(), 0)
             return
-        self._dispatch(messages)
+        for message, size in messages:
+            if not self._to_call(message, size):
+                self._handler(message, size)
         if messages:
-            self._look_again()
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if self.loop is not None and not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self._turn, context=self._context_of_loop)
 
     def _move(self) -> list[tuple[wire.ToWorker, int]]:
         with self._lock:
@@ -165,17 +173,21 @@ class Channel:
                 self._flush()
         return messages
 
-    def _dispatch(self, messages: list[tuple[wire.ToWorker, int]]) -> None:
-        for message, size in messages:
-            if isinstance(message, wire.Head | wire.Data | wire.End):
-                self._to_call(message.call, message, size)
-            elif isinstance(message, wire.Credit) and message.stream == "call":
-                self._to_call(message.id, message, size)
-            elif self.loop is None:
-                self._handler(message, size)
-            else:
-                self.loop.call_soon_threadsafe(self._handler, message, size, context=self._context_of_loop)
+    def _later(self, message: wire.ToWorker, size: int) -> None:
+        """Let the loop handle a message; before there is a loop, keep it."""
+        if self.loop is None:
+            self._handler(message, size)
+        else:
+            self.loop.call_soon_threadsafe(self._handler, message, size, context=self._context_of_loop)
 
-    def _to_call(self, call: int, message: CallMessage, size: int) -> None:
+    def _to_call(self, message: wire.ToWorker, size: int) -> bool:
+        """Give a message to its call, where it is of one."""
+        if isinstance(message, wire.Head | wire.Data | wire.End):
+            call = message.call
+        elif isinstance(message, wire.Credit) and message.stream == "call":
+            call = message.id
+        else:
+            return False
         if take := self.calls.get(call):  # else the call has just been closed
             take(message, size)
+        return True

@@ -68,17 +68,19 @@ class Server:
                 self._asked = time.monotonic()
 
     async def _ask(self) -> None:
-        self.problem = f"{self.policy.base_url} does not answer"
+        self.problem = f"it did not answer within {PROBE_SECONDS:g} s"
         try:
             response = await self._client.get(f"{self.policy.base_url}/models", headers=self.headers())
             response.raise_for_status()
             listing = msgspec.json.decode(response.content)["data"]
             self.models = tuple(str(each["id"])[:256] for each in listing[:NAMES])
             self.problem = ""
+        except httpx2.ConnectError:
+            self.problem = "nothing answers there"
         except httpx2.HTTPStatusError as error:
-            self.problem = f"{self.policy.base_url}/models answered {error.response.status_code}"
+            self.problem = f"GET /models answered {error.response.status_code}"
         except (httpx2.HTTPError, msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError) as error:
-            self.problem = f"{self.policy.base_url}/models: {str(error) or type(error).__name__}"
+            self.problem = f"GET /models: {str(error) or type(error).__name__}"
 
     def headers(self) -> dict[str, str]:
         """The headers of every request to it."""
