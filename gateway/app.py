@@ -3,9 +3,10 @@
 import fcntl
 import ipaddress
 import os
+import signal
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,8 +32,8 @@ from gateway.settings import Settings
 from worker.warden import adopt_orphans, sweep
 
 BUILT_IN_UPSTREAMS = Path(__file__).parent / "policy" / "upstreams.yaml"
-CONNECTIONS = 1000
-"""Connections to upstreams at a time."""
+CONNECTIONS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
+"""Connections to upstreams."""
 CLOSE_SECONDS = 10
 """How long running answers have at a stop."""
 
@@ -71,13 +72,7 @@ async def running(settings: Settings, address: str, loopback: bool, limits: Limi
     """
     with ExitStack() as stack:
         _lock(settings.state, stack)
-        security = yaml_file.read(settings.security_file, Security) if settings.security_file.exists() else Security()
-        keys = Keys(operator_key(settings.state / "key"), security.keys)
-        if not loopback and not keys.for_others:
-            raise StartError(
-                f"to listen beyond this machine, add a key to {settings.security_file}: with only the operator's own,"
-                " it would have to be given away"
-            )
+        keys = _keys(settings, loopback)
         document = settings.upstreams_file if settings.upstreams_file.exists() else BUILT_IN_UPSTREAMS
         policy = yaml_file.read(document, Upstreams)
         metrics = Metrics()
@@ -85,8 +80,7 @@ async def running(settings: Settings, address: str, loopback: bool, limits: Limi
         found = discover(settings.agents)
         for problem in found.problems:
             diagnostics.report(problem)
-        limits_of_client = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=100)
-        async with httpx2.AsyncClient(limits=limits_of_client, timeout=None) as client:
+        async with httpx2.AsyncClient(limits=CONNECTIONS) as client:
             servers = Servers(policy, client, diagnostics, settings.default_upstream, settings.default_model)
             await servers.choose()
             async with anyio.create_task_group() as tasks:
@@ -105,6 +99,17 @@ async def running(settings: Settings, address: str, loopback: bool, limits: Limi
                 (settings.state / "address").write_text(address + "\n")
                 yield Front(settings, keys, supervisor, servers, metrics, diagnostics, loopback)
                 tasks.cancel_scope.cancel()
+
+
+def _keys(settings: Settings, loopback: bool) -> Keys:
+    security = yaml_file.read(settings.security_file, Security) if settings.security_file.exists() else Security()
+    keys = Keys(operator_key(settings.state / "key"), security.keys)
+    if not loopback and not keys.for_others:
+        raise StartError(
+            f"to listen beyond this machine, add a key to {settings.security_file}: with only the operator's own,"
+            " it would have to be given away"
+        )
+    return keys
 
 
 def _checked(spec: AgentSpec, servers: Servers) -> AgentSpec:
@@ -146,43 +151,49 @@ async def serve(
     adopt_orphans()
     try:
         with bind(host, port) as bound:
-            name, port = bound.getsockname()[:2]
-            address = f"http://{f'[{name}]' if ':' in name else name}:{port}"
-            failed: list[StartError] = []
-            parts = _announced(running(settings, address, is_loopback(host), limits or Limits()), address, up, failed)
-            config = uvicorn.Config(
-                application(parts, settings.prometheus_enabled),
-                loop="uvloop",
-                http="httptools",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=CLOSE_SECONDS,
-            )
-            await uvicorn.Server(config).serve(sockets=[bound])
-            if failed:
-                raise failed[0]
+            address = _address(bound)
+            async with running(settings, address, is_loopback(host), limits or Limits()) as front:
+                config = uvicorn.Config(
+                    application(front),
+                    lifespan="off",
+                    http="httptools",
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    timeout_graceful_shutdown=CLOSE_SECONDS,
+                )
+                server = _Server(config)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_stop_on_signals, server)
+                    tasks.start_soon(_announce, front, up, address)
+                    await server.serve(sockets=[bound])
+                    tasks.cancel_scope.cancel()
     finally:
         sweep()
 
 
-@asynccontextmanager
-async def _announced(
-    parts: AbstractAsyncContextManager[Front],
-    address: str,
-    up: Callable[[Front, str], None],
-    failed: list[StartError],
-) -> AsyncIterator[Front]:
-    try:
-        async with parts as front, anyio.create_task_group() as tasks:
+class _Server(uvicorn.Server):
+    """uvicorn, but for its signals: it would raise them again before our parts have ended."""
 
-            async def announce() -> None:
-                await front.supervisor.settled()
-                up(front, address)
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to us."""
+        yield
 
-            tasks.start_soon(announce)
-            yield front
-            tasks.cancel_scope.cancel()
-    except StartError as error:
-        failed.append(error)
-        raise
+
+async def _stop_on_signals(server: uvicorn.Server) -> None:
+    """Stop at the first signal, letting answers end; at the second one, end now."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            server.force_exit = server.should_exit
+            server.should_exit = True
+
+
+async def _announce(front: Front, up: Callable[[Front, str], None], address: str) -> None:
+    await front.supervisor.settled()
+    up(front, address)
+
+
+def _address(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,8 +1,5 @@
 """The HTTP application: which path leads where."""
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -23,15 +20,8 @@ class _Chat:
         await chat.chat(scope, receive, send)
 
 
-def application(parts: AbstractAsyncContextManager[Front], prometheus: bool) -> Starlette:
-    """Return the application; the parts live as long as it does."""
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with parts as front:
-            app.state.front = front
-            yield
-
+def application(front: Front) -> Starlette:
+    """Return the application in front of these parts."""
     routes = [
         Route("/v1/chat/completions", _Chat(), methods=["POST"]),
         Route("/v1/models", models.models),
@@ -41,11 +31,12 @@ def application(parts: AbstractAsyncContextManager[Front], prometheus: bool) -> 
         Route("/admin/metrics", admin.metrics),
         Route("/admin/agents/errors", admin.errors),
     ]
-    if prometheus:
+    if front.settings.prometheus_enabled:
         routes.append(Route("/metrics/prometheus", admin.prometheus))
-    return Starlette(
+    app = Starlette(
         routes=routes,
         middleware=[Middleware(Requests)],
         exception_handlers={GatewayError: on_gateway_error, HTTPException: on_http_error, Exception: on_bug},
-        lifespan=lifespan,
     )
+    app.state.front = front
+    return app

@@ -89,6 +89,8 @@ class ModelBroker:
             try:
                 async with server.post(exchange.path, body, exchange.request_id) as response:
                     await self._relay(exchange, response, body, scope, timeouts.between_bytes)
+            except httpx2.TimeoutException as error:
+                raise UpstreamTooSlow(f"upstream {server.name} could not be connected to in time") from error
             except (httpx2.HTTPError, OSError) as error:
                 raise UpstreamFailed(f"upstream {server.name}: {str(error) or type(error).__name__}") from error
         if scope.cancelled_caught:

@@ -108,6 +108,7 @@ class Server:
             f"{self.policy.base_url}/{path}",
             content=msgspec.json.encode(body) if method == "POST" else None,
             headers=self.headers() | {"content-type": "application/json", "x-request-id": request_id},
+            timeout=httpx2.Timeout(None, connect=self.policy.timeouts.connect, pool=self.policy.timeouts.connect),
         )
         if self.policy.kind == "demo":
             yield httpx2.Response(200, headers=demo.headers(body), content=demo.answer(path, body), request=request)
