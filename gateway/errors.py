@@ -46,6 +46,11 @@ class GatewayError(Exception):
         self.param = param
         """The field of the request that is wrong."""
 
+    def reword(self, message: str) -> None:
+        """Say something else, everywhere: the first words may hold what is not for others."""
+        self.message = message
+        self.args = (message,)
+
 
 class RequestError(GatewayError):
     """The request cannot be understood."""

@@ -144,10 +144,14 @@ class ChatStream(AsyncIterator[ChatCompletionChunk]):
         await self._chunks.aclose()
 
     async def _read(self) -> Any:
-        rest = b""
+        begun: list[bytes] = []
         try:
             async for data in self._call.achunks():
-                *lines, rest = (rest + data).split(b"\n")
+                *lines, rest = data.split(b"\n")
+                if lines:
+                    lines[0] = b"".join([*begun, lines[0]])
+                    begun.clear()
+                begun.append(rest)
                 for line in lines:
                     event = line.removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
                     if event.startswith(b"{"):

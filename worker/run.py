@@ -16,6 +16,8 @@ from agents import (
     AgentsException,
     InputGuardrailTripwireTriggered,
     MaxTurnsExceeded,
+    ModelBehaviorError,
+    ModelRefusalError,
     OutputGuardrailTripwireTriggered,
     Runner,
     RunResultStreaming,
@@ -104,6 +106,10 @@ class Runs:
                 if event.type == "raw_response_event":
                     for kind, text in speech.heard(event.data):
                         await self._say(request, run, scope, kind, text)
+        except (ModelRefusalError, ModelBehaviorError):
+            if not speech.ended:  # else the SDK raises over an end that a client can be told of
+                raise
+        else:
             for piece in _cut(speech.unsaid(result)):
                 await self._say(request, run, scope, "text", piece)
         finally:
@@ -123,6 +129,8 @@ class _Speech:
     """What of a run's events is said to the client, and how messages are kept apart."""
 
     def __init__(self) -> None:
+        self.ended = False
+        """Whether the last answer was a refusal, or was cut at its length: an end, if not a good one."""
         self._said = False
         self._parted = True
 
@@ -130,10 +138,13 @@ class _Speech:
         """Yield kind and text of what an event of the model says."""
         if event.type == "response.created":
             self._parted = not self._said
-            self._said = False
+            self._said = self.ended = False
+        elif event.type == "response.incomplete":
+            self.ended = True
         elif kind := KINDS.get(event.type):
             if not event.delta:
                 return
+            self.ended = self.ended or kind == "refusal"
             if kind == "text":
                 if not self._parted:
                     yield kind, "\n\n"  # messages of two turns would run into each other

@@ -68,24 +68,24 @@ class _Answer:
         self._id = f"chatcmpl-{request_id}"
         self._created = int(time.time())
         self._started = False
+        self._outcome = "hung_up"
 
     async def serve(self) -> None:
         """Run the agent and answer; an error before the first byte is raised, one after it is an event."""
-        metrics, outcome = self._parts.metrics, "hung_up"
+        metrics = self._parts.metrics
         in_flight = metrics.in_flight.labels(self._agent)
         in_flight.inc()
         try:
             async with self._parts.supervisor.run(self._agent, self._request.run_body(), self._request_id) as run:
                 await (self._stream(run) if self._request.stream else self._gather(run))
-            outcome = "ok"
         except GatewayError as error:
-            outcome = answer_to(error).code
+            self._outcome = answer_to(error).code
             if not self._started:
                 raise
             await self._break_off(error)
         finally:
             in_flight.dec()
-            metrics.requests.labels(self._agent, outcome).inc()
+            metrics.requests.labels(self._agent, self._outcome).inc()
             metrics.duration.labels(self._agent).observe(anyio.current_time() - self._begun)
 
     async def _stream(self, run: Run) -> None:
@@ -98,6 +98,7 @@ class _Answer:
         if not self._started:
             await self._start()
             await self._write(chunks.first())
+        self._outcome = "ok"
         await self._write(chunks.end(run.finish_reason, run.usage), more=False)
 
     async def _gather(self, run: Run) -> None:
@@ -115,7 +116,7 @@ class _Answer:
             self._id, self._created, self._agent, said=said, finish_reason=run.finish_reason, usage=run.usage
         )
         response = Json(whole)
-        self._started = True
+        self._started, self._outcome = True, "ok"
         await self._send({"type": "http.response.start", "status": 200, "headers": response.raw_headers})
         await self._write(bytes(response.body), more=False)
 

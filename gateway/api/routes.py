@@ -38,5 +38,6 @@ def application(front: Front) -> Starlette:
         middleware=[Middleware(Requests)],
         exception_handlers={GatewayError: on_gateway_error, HTTPException: on_http_error, Exception: on_bug},
     )
+    app.router.redirect_slashes = False
     app.state.front = front
     return app

@@ -1,5 +1,6 @@
 """Reads of an upstream's answer only what must be known: usage, finish reason, whether it was whole; pure."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -69,19 +70,20 @@ class _Event(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Event).decode
+BROKEN = ("failed", "cancelled")
 ENDS = ("response.completed", "response.incomplete", "response.failed")
 
 
 class Count:
-    """What is known of one answer so far."""
+    """What is known of one streamed answer so far."""
 
-    def __init__(self, *, stream: bool) -> None:
+    def __init__(self) -> None:
         self.usage: Usage | None = None
         self.finish = ""
         self.whole = False
         """Whether the answer has come to its end."""
-        self._stream = stream
-        self._rest = bytearray()
+        self._rest: list[bytes] = []
+        self._size = 0
 
     def feed(self, data: bytes) -> None:
         """Read bytes of the answer.
@@ -89,18 +91,17 @@ class Count:
         Raises:
             UpstreamFailed: if they are no answer of a model.
         """
-        self._rest += data
-        if not self._stream:
-            if len(self._rest) > BODY_LIMIT:
-                raise UpstreamFailed(f"the answer is over {BODY_LIMIT >> 20} MiB")
-            return
-        *lines, rest = self._rest.split(b"\n")
-        self._rest = rest
-        if len(rest) > LINE_LIMIT:
-            raise UpstreamFailed(f"an event of the answer is over {LINE_LIMIT >> 20} MiB")
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*self._rest, lines[0]])
+            self._rest, self._size = [], 0
+        self._rest.append(rest)
+        self._size += len(rest)
+        if self._size > LINE_LIMIT:
+            raise UpstreamFailed(f"an event of the upstream's answer is over {LINE_LIMIT >> 20} MiB")
         for line in lines:
             if line.startswith(b"data:"):
-                self._read(bytes(line[5:]).strip())
+                self._read(line[5:].strip())
 
     def end(self) -> None:
         """Read the end of the answer.
@@ -108,9 +109,6 @@ class Count:
         Raises:
             UpstreamFailed: if it came too early.
         """
-        if not self._stream:
-            self._read(bytes(self._rest))
-            self.whole = True
         if not self.whole:
             raise UpstreamFailed("the upstream cut its answer off: it ended without a finish")
 
@@ -118,33 +116,60 @@ class Count:
         if event == b"[DONE]":
             self.whole = True
             return
-        try:
-            read = _decode(event)
-        except msgspec.ValidationError:
-            return  # JSON of a shape that says nothing to us: the worker may make something of it
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UpstreamFailed(f"the upstream's answer is not JSON: {error}") from None
-        _raise(read.error or (read.message if read.type == "error" else None))
+        if (read := _event(event)) is None:
+            return
         if read.usage:
             self.usage = read.usage.usage()
         if read.choices and read.choices[0].finish_reason:
             self.finish, self.whole = read.choices[0].finish_reason, True
         if read.type in ENDS and read.response:
-            self._finish_response(read.response)
-        elif read.status:
-            details = read.incomplete_details
-            self._finish_response(_Response(read.status, usage=read.usage, incomplete_details=details))
+            self.whole = True
+            self.finish = _finish(read.response)
+            self.usage = read.response.usage.usage() if read.response.usage else None
 
-    def _finish_response(self, response: _Response) -> None:
-        _raise(response.error)
-        self.whole = True
-        if response.usage:
-            self.usage = response.usage.usage()
-        reason = response.incomplete_details.reason if response.incomplete_details else None
-        self.finish = {"max_output_tokens": "length", "content_filter": "content_filter"}.get(reason or "", "stop")
+
+@dataclass(frozen=True)
+class Whole:
+    """An answer that is no stream."""
+
+    content: bytes
+    usage: Usage | None
+    finish: str
+
+
+def read_whole(content: bytes) -> Whole:
+    """Return what is known of a whole answer.
+
+    Raises:
+        UpstreamFailed: if it is no answer of a model.
+    """
+    read = _event(content) or _Event()
+    usage = read.usage.usage() if read.usage else None
+    if read.choices:
+        return Whole(content, usage, read.choices[0].finish_reason or "")
+    return Whole(content, usage, _finish(read))
+
+
+def _event(data: bytes) -> _Event | None:
+    """Read an event or an answer; None for JSON of a shape that says nothing to us, which the worker may know."""
+    try:
+        read = _decode(data)
+    except msgspec.ValidationError:
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UpstreamFailed(f"the upstream's answer is not JSON: {error}") from None
+    _raise(read.error or (read.message if read.type == "error" else None))
+    return read
+
+
+def _finish(response: _Response | _Event) -> str:
+    """The finish reason of a response, in the words of chat completions."""
+    _raise(response.error or (f"its status is {response.status}" if response.status in BROKEN else None))
+    reason = response.incomplete_details.reason if response.incomplete_details else None
+    return {"max_output_tokens": "length", "content_filter": "content_filter"}.get(reason or "", "stop")
 
 
 def _raise(error: Any) -> None:
     if error:
         message = error.get("message") if isinstance(error, dict) else error
-        raise UpstreamFailed(f"the upstream broke off: {str(message)[:1000]}")
+        raise UpstreamFailed(f"the upstream broke off: {message}")

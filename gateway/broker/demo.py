@@ -50,10 +50,11 @@ def compose(body: Mapping[str, Any]) -> dict[str, Any]:
     messages = [each for each in body.get("messages") or () if isinstance(each, Mapping)]
     question = next((_text(each) for each in reversed(messages) if each.get("role") == "user"), "")
     last = messages[-1] if messages else {}
-    if last.get("role") == "tool":
-        return _said(f"The tool answered: {_text(last)}{SIGNATURE}")
     schema = _schema(body.get("response_format"))
-    if schema is not None:
+    answered = last.get("role") == "tool"
+    if answered and schema is None:
+        return _said(f"The tool answered: {_text(last)}{SIGNATURE}")
+    if schema is not None and (answered or not _named(body.get("tools") or (), question)):
         return _said(msgspec.json.encode(_example(schema, question)).decode())
     if tool := _named(body.get("tools") or (), question):
         arguments = _example(tool.get("parameters") or {}, question)

@@ -7,7 +7,7 @@ import anyio
 import httpx2
 import msgspec
 
-from gateway.broker.counting import Count
+from gateway.broker.counting import BODY_LIMIT, Count, Whole, read_whole
 from gateway.broker.upstreams import Server, Servers
 from gateway.errors import (
     GatewayError,
@@ -26,6 +26,8 @@ ERROR_LIMIT = 64 << 10
 """Bytes of an upstream's error that are read."""
 REFUSALS = (400, 413, 422)
 """Statuses that are about the request, not about the upstream's health."""
+MESSAGE = 1000
+"""Characters of an upstream's words that are passed on; cut only after the key is out of them."""
 PASSED_ON = ("content-type", "retry-after", "x-request-id")
 
 
@@ -102,6 +104,8 @@ class ModelBroker:
             raise UpstreamRefused(f"upstream {server.name} speaks chat completions; the agent asked for responses")
         asked = str(body.get("model") or exchange.model or "")
         taken = server.model_for(asked, self._servers.default_model(server))
+        if not taken and server.problem:
+            raise UpstreamFailed(f"upstream {server.name} cannot be used: {server.problem}")
         if not taken:
             raise NoUpstream(f"upstream {server.name} lists no model: name one with `model` in policies/upstreams.yaml")
         if asked and taken.lower() != asked.lower():
@@ -122,9 +126,15 @@ class ModelBroker:
         """Pass an answer on as it comes. While the worker is not ready for more, the upstream's time stands still."""
         if response.status_code != 200:
             raise await _refusal(response)
-        stream = _is_stream(response, body)
-        count = Count(stream=stream)
         headers = {name: response.headers[name][:4096] for name in PASSED_ON if name in response.headers}
+        if not await _is_stream(response, body):
+            whole = await _whole(response)
+            exchange.usage, exchange.finish = whole.usage, whole.finish
+            exchange.head(200, headers)
+            scope.deadline = math.inf
+            await exchange.data(whole.content)
+            return
+        count = Count()
         async for data in response.aiter_bytes():
             scope.deadline = math.inf
             count.feed(data)
@@ -134,12 +144,10 @@ class ModelBroker:
             await exchange.data(data)
             scope.deadline = anyio.current_time() + pause
         count.end()
-        exchange.usage, exchange.finish = count.usage, count.finish
 
     async def _refuse(self, exchange: Exchange, server: Server | None, error: GatewayError) -> None:
         """Tell the worker, in OpenAI's words where the answer has not begun, so that an agent's own handling works."""
-        if server and server.key:
-            error.message = error.message.replace(server.key, "***")
+        error.reword(server.without_key(error.message)[:MESSAGE] if server else error.message[:MESSAGE])
         begun, exchange.error = exchange.begun, error
         answer = answer_to(error)
         logger().warning(
@@ -171,22 +179,39 @@ def _decode(body: bytes) -> dict[str, Any]:
         raise UpstreamRefused(f"the agent's request to the model is not a JSON object: {error}") from None
 
 
-def _is_stream(response: httpx2.Response, body: dict[str, Any]) -> bool:
+async def _is_stream(response: httpx2.Response, body: dict[str, Any]) -> bool:
+    """Whether the answer is a stream, as it must be if one was asked for."""
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    expected = "text/event-stream" if body.get("stream") is True else "application/json"
-    if kind not in ("text/event-stream", "application/json"):
-        raise UpstreamFailed(f"the upstream answered with {kind or 'no content type'}, not {expected}")
-    return kind == "text/event-stream"
+    asked = body.get("stream") is True
+    expected = "text/event-stream" if asked else "application/json"
+    if kind != expected:
+        words = await _read_words(response) if kind == "application/json" else ""
+        raise UpstreamFailed(f"the upstream answered with {kind or 'no content type'}, not {expected}: {words}")
+    return asked
 
 
-async def _refusal(response: httpx2.Response) -> UpstreamError:
-    """The error that an upstream answered with, in its own words."""
+async def _whole(response: httpx2.Response) -> Whole:
+    """An answer that is no stream; none of it goes on before it is known to be one."""
+    raw = bytearray()
+    async for data in response.aiter_bytes():
+        raw += data
+        if len(raw) > BODY_LIMIT:
+            raise UpstreamFailed(f"the upstream's answer is over {BODY_LIMIT >> 20} MiB")
+    return read_whole(bytes(raw))
+
+
+async def _read_words(response: httpx2.Response) -> str:
     raw = bytearray()
     async for data in response.aiter_bytes():
         raw += data
         if len(raw) > ERROR_LIMIT:
             break
-    message = _words(bytes(raw[:ERROR_LIMIT])) or response.reason_phrase
+    return _words(bytes(raw[:ERROR_LIMIT]))
+
+
+async def _refusal(response: httpx2.Response) -> UpstreamError:
+    """The error that an upstream answered with, in its own words."""
+    message = await _read_words(response) or response.reason_phrase
     text = f"the upstream answered {response.status_code}: {message}"
     after = response.headers.get("retry-after", "")
     retry_after = int(after) if after.isdecimal() and len(after) < 6 else None
@@ -200,7 +225,7 @@ def _words(raw: bytes) -> str:
     try:
         data = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return "" if raw.lstrip().startswith(b"<") else raw.decode("utf-8", "replace")[:500]
+        return "" if raw.lstrip().startswith(b"<") else raw.decode("utf-8", "replace")
     error = data.get("error", data) if isinstance(data, dict) else data
     message = error.get("message") if isinstance(error, dict) else error
-    return str(message)[:1000]
+    return str(message)

@@ -87,6 +87,10 @@ class Server:
         headers = {"accept-encoding": "identity", "user-agent": "agent-gateway"}
         return headers | {"authorization": f"Bearer {self.key}"} if self.key else headers
 
+    def without_key(self, text: str) -> str:
+        """Return its words without the key, which an upstream may quote."""
+        return text.replace(self.key, "***") if self.key else text
+
     def model_for(self, asked: str, default: str) -> str:
         """Return its name for a model: as listed, as mapped, or the default; empty where there is none."""
         lower = {name.lower(): name for name in self.models or ()}

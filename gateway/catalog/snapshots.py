@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,13 +61,15 @@ def _digest(folder: Path, files: list[Path]) -> str:
 
 
 def _copy(folder: Path, files: list[Path], copy: Path) -> None:
-    beside = copy.with_name(f".{copy.name}.{os.getpid()}")
+    beside = Path(tempfile.mkdtemp(prefix=".", dir=copy.parent))
     try:
         for path in files:
             target = beside / path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / path, target)
-        beside.mkdir(exist_ok=True)
-        os.rename(beside, copy)
+        beside.rename(copy)
+    except OSError:
+        if not copy.exists():  # else another agent of the same content was first
+            raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)

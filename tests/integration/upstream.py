@@ -1,6 +1,8 @@
 """A real HTTP server that speaks OpenAI's dialects from a script, and fails in every way that a server can."""
 
 import json
+import socket
+import struct
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -254,3 +256,68 @@ def endless(word: str) -> Reply:
             await connection.event(_chunk({"content": word}))
 
     return reply
+
+
+def delta_chunks(*deltas: dict[str, Any], finish: str = "stop") -> Reply:
+    """Stream chunks with these deltas, whatever is in them."""
+
+    async def reply(connection: Connection) -> None:
+        await connection.raw(HEAD)
+        for delta in deltas:
+            await connection.event(_chunk(delta))
+        await _finish(connection, finish)
+
+    return reply
+
+
+def streamed(*events: object, named: bool = False) -> Reply:
+    """Stream these events and end the body; bytes go out as they are, other things as JSON."""
+
+    async def reply(connection: Connection) -> None:
+        await _head(connection)
+        for data in events:
+            if isinstance(data, bytes):
+                await connection.chunk(data)
+            else:
+                await connection.event(data, data["type"] if named and isinstance(data, dict) else "")
+        await connection.raw(b"0\r\n\r\n")
+
+    return reply
+
+
+def began(*words: str, then: Reply) -> Reply:
+    """Begin to say words, and then do something else on the same connection."""
+
+    async def reply(connection: Connection) -> None:
+        await connection.raw(HEAD)
+        for word in words:
+            await connection.event(_chunk({"role": "assistant", "content": word}))
+        await then(connection)
+
+    return reply
+
+
+async def _head(connection: Connection) -> None:
+    """Send the head of an answer that has not begun."""
+    if not connection.sent:
+        await connection.raw(HEAD)
+
+
+async def reset(connection: Connection) -> None:
+    """Reset the connection."""
+    raw = connection.stream.extra(anyio.abc.SocketAttribute.raw_socket)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await connection.stream.aclose()
+
+
+async def hang_up(connection: Connection) -> None:
+    """Close the connection as if all were said."""
+    await connection.stream.aclose()
+
+
+async def one_line(connection: Connection) -> None:
+    """Send bytes without a line's end until the client leaves."""
+    await _head(connection)
+    await connection.chunk(b"data: ")
+    while True:
+        await connection.chunk(b"x" * 65536)
