@@ -87,8 +87,15 @@ def read(environ: Mapping[str, str], **given: object) -> Settings:
     values |= {name: value for name, value in given.items() if value is not None}
     for name in ("home", "state_dir", "agent_discovery_path", "upstream_config", "security_config"):
         if path := values.get(name, Path(".") if name == "home" else None):
-            values[name] = Path(path).expanduser().resolve()
+            values[name] = _path(name, path)
     return Settings(**values)
+
+
+def _path(name: str, text: str | Path) -> Path:
+    try:
+        return Path(text).expanduser().resolve()
+    except (RuntimeError, OSError) as error:
+        raise StartError(f"{variable(name)} is {str(text)!r}: {error}") from None
 
 
 def _parse(name: str, kind: Any, text: str) -> object:
@@ -97,11 +104,14 @@ def _parse(name: str, kind: Any, text: str) -> object:
             raise StartError(f"{variable(name)} is {text!r}; it must be 1 or 0")
         return SWITCHES[text.lower()]
     if kind is int:
-        if not text.isdecimal() or int(text) == 0:
-            raise StartError(f"{variable(name)} is {text!r}; it must be a whole number above 0")
+        if not text.isdecimal() or len(text) > 6 or int(text) == 0:
+            raise StartError(f"{variable(name)} is {text[:50]!r}; it must be a whole number from 1 to 999999")
         return int(text)
     if kind == tuple[str, ...]:
-        return tuple(part.strip() for part in text.split(",") if part.strip())
+        names = tuple(part.strip() for part in text.split(",") if part.strip())
+        if not names:
+            raise StartError(f"{variable(name)} is {text!r}; it must be names with commas between them")
+        return names
     if name == "log_level":
         if text.lower() not in LEVELS:
             raise StartError(f"{variable(name)} is {text!r}; it must be one of {', '.join(LEVELS)}")

@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """What each part of the gateway may import, beside itself; `app` and `cli` put all together."""
 WORKER: dict[str, set[str]] = {
-    "runtime": {"worker.wire"},
+    "runtime": {"worker.wire", "worker.warden"},
     "broker": {"worker.wire"},
     "app": {"worker.warden"},
 }

@@ -63,34 +63,40 @@ class _CallIds:
 
 def _assistant(message: Mapping[str, Any], ids: _CallIds, index: int) -> list[Item]:
     items: list[Item] = []
-    text, refusal = _plain(message, index), message.get("refusal")
+    text, refusal = _plain(message, index), _refusal(message, index)
+    calls = message.get("tool_calls") or ()
+    if not isinstance(calls, Sequence) or isinstance(calls, str):
+        raise InputError(f"messages[{index}].tool_calls must be a list")
     if refusal:
         content = [{"type": "output_text", "text": text, "annotations": []}] if text else []
         content.append({"type": "refusal", "refusal": refusal})
         items.append(
-            {
-                "type": "message",
-                "id": f"msg_{index}",
-                "role": "assistant",
-                "status": "completed",
-                "content": content,
-            }
+            {"type": "message", "id": f"msg_{index}", "role": "assistant", "status": "completed", "content": content}
         )
-    elif text or not message.get("tool_calls"):
+    elif text or not calls:
         items.append({"role": "assistant", "content": text})
-    for call in message.get("tool_calls") or ():
-        function = call.get("function") if isinstance(call, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise InputError(f"messages[{index}] has a tool call without function.name")
-        items.append(
-            {
-                "type": "function_call",
-                "call_id": ids.called(str(call.get("id") or "")),
-                "name": function["name"],
-                "arguments": function.get("arguments") or "{}",
-            }
-        )
-    return items
+    return items + [_call(call, ids, index) for call in calls]
+
+
+def _call(call: object, ids: _CallIds, index: int) -> Item:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(call, Mapping) or not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise InputError(f"messages[{index}] has a tool call without function.name")
+    arguments = function.get("arguments") or "{}"
+    if not isinstance(arguments, str):
+        raise InputError(f"messages[{index}] has a tool call whose function.arguments is not a string")
+    call_id = ids.called(str(call.get("id") or ""))
+    return {"type": "function_call", "call_id": call_id, "name": function["name"], "arguments": arguments}
+
+
+def _refusal(message: Mapping[str, Any], index: int) -> str:
+    """The refusal of an assistant's message, as a field or as parts."""
+    refusal = message.get("refusal") or ""
+    if not isinstance(refusal, str):
+        raise InputError(f"messages[{index}].refusal must be a string")
+    content = message.get("content")
+    parts = content if isinstance(content, list) else ()
+    return refusal + "".join(str(part.get("refusal") or "") for part in parts if isinstance(part, Mapping))
 
 
 def _content(message: Mapping[str, Any], index: int) -> str | list[Item]:

@@ -25,7 +25,7 @@ class NotImportable(Exception):
 
 
 def hidden_names(folder: Path) -> list[str]:
-    """Return the files of a folder that an installed module of the same name takes precedence over."""
+    """Return the files of a folder that an installed module takes precedence over; to be asked before the import."""
     names = {path.stem for path in folder.glob("*.py")} | {
         path.name for path in folder.iterdir() if path.is_dir() and path.name.isidentifier()
     }
@@ -84,7 +84,7 @@ def _explain(error: BaseException, folder: Path) -> str:
         case ModuleNotFoundError(name=str(name)) if not name.startswith(PACKAGE):
             return f"the package {name.partition('.')[0]!r} is not installed{where}"
         case SystemExit():
-            return f"the module called sys.exit({error.code!r}) while it was imported{where}"
+            return f"it called sys.exit({error.code!r}){where}"
     return f"{type(error).__name__}: {error}{where}"
 
 
@@ -118,7 +118,7 @@ def _required(function: Callable[..., object]) -> list[str]:
     return [each.name for each in parameters if each.default is empty and each.kind not in variable]
 
 
-async def make_agent(name: str, export: Agent[Any] | Factory) -> Agent[Any]:
+async def make_agent(name: str, export: Export, folder: Path) -> Agent[Any]:
     """Return the agent itself, called from its factory where it is one.
 
     Raises:
@@ -129,8 +129,8 @@ async def make_agent(name: str, export: Agent[Any] | Factory) -> Agent[Any]:
     try:
         made = export()
         agent = await made if inspect.isawaitable(made) else made
-    except Exception as error:
-        raise NotImportable(f"{name}() failed: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise NotImportable(f"{name}() failed: {_explain(error, folder)}") from error
     if not isinstance(agent, Agent):
         raise NotImportable(f"{name}() returned a {type(agent).__name__}, not an Agent")
     return agent

@@ -185,7 +185,9 @@ def _loose(kind: type[M], body: bytes) -> M:
         data = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _connection_error(f"the model's answer is not JSON: {error}") from error
-    if isinstance(data, Mapping) and data.get("error"):
+    if not isinstance(data, Mapping):
+        raise _connection_error(f"the model's answer is a {type(data).__name__}, not an object")
+    if data.get("error"):
         message = data["error"].get("message") if isinstance(data["error"], Mapping) else data["error"]
         raise APIError(str(message), request=httpx2.Request("POST", BASE_URL), body=data["error"])
     return kind.construct(**data)

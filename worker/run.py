@@ -110,7 +110,7 @@ class Runs:
             if not speech.ended:  # else the SDK raises over an end that a client can be told of
                 raise
         else:
-            for piece in _cut(speech.unsaid(result)):
+            for piece in speech.unsaid(result):
                 await self._say(request, run, scope, "text", piece)
         finally:
             result.cancel()  # without it, a run that is cancelled goes on behind our back
@@ -132,34 +132,35 @@ class _Speech:
         self.ended = False
         """Whether the last answer was a refusal, or was cut at its length: an end, if not a good one."""
         self._said = False
-        self._parted = True
+        """Whether there was any text."""
+        self._fresh = True
+        """Whether there was none yet in this answer of the model."""
 
     def heard(self, event: Any) -> Iterator[tuple[str, str]]:
         """Yield kind and text of what an event of the model says."""
         if event.type == "response.created":
-            self._parted = not self._said
-            self._said = self.ended = False
+            self._fresh, self.ended = True, False
         elif event.type == "response.incomplete":
             self.ended = True
-        elif kind := KINDS.get(event.type):
-            if not event.delta:
-                return
+        elif (kind := KINDS.get(event.type)) and event.delta:
             self.ended = self.ended or kind == "refusal"
-            if kind == "text":
-                if not self._parted:
-                    yield kind, "\n\n"  # messages of two turns would run into each other
-                self._said = self._parted = True
-            for text in _cut(event.delta):
+            for text in _cut(self._apart(event.delta) if kind == "text" else event.delta):
                 yield kind, text
 
-    def unsaid(self, result: RunResultStreaming) -> str:
-        """The final output, where it did not come from the last message of a model (a tool's result, say)."""
+    def unsaid(self, result: RunResultStreaming) -> Iterator[str]:
+        """Yield the final output, where it is a tool's result and not the last message of a model."""
         output = result.final_output
-        if self._said or output is None:
-            return ""
-        if isinstance(output, str):
-            return output
-        return output.model_dump_json() if isinstance(output, BaseModel) else str(output)
+        if output is None or not result.new_items or result.new_items[-1].type != "tool_call_output_item":
+            return
+        self._fresh = True
+        text = output.model_dump_json() if isinstance(output, BaseModel) else str(output)
+        yield from _cut(self._apart(text))
+
+    def _apart(self, text: str) -> str:
+        """Put an empty line before a message that would run into the one before it."""
+        parted = "\n\n" + text if self._said and self._fresh else text
+        self._said, self._fresh = True, False
+        return parted
 
 
 def _cut(text: str) -> Iterator[str]:
@@ -180,4 +181,6 @@ def _kind(error: Exception) -> wire.FailureKind:
 
 def _message(error: Exception) -> str:
     """What may be said of an error outside: the SDK's and openai's words, but of others only the class."""
+    if isinstance(error, AgentsException) and isinstance(error.__cause__, Exception):
+        return _message(error.__cause__)  # the SDK quotes what an agent's own code raised
     return str(error) if isinstance(error, OpenAIError | AgentsException) else type(error).__name__

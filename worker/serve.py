@@ -29,6 +29,8 @@ def serve(fd: int, folder: Path) -> None:
         raise wire.WireError(f"expected Load, got {type(load).__name__}")
     calls = Calls(channel)
     _prepare(calls, load)
+    for hidden in loader.hidden_names(folder):
+        channel.send(wire.Notice(f"{hidden} in the agent's folder is hidden by an installed module of that name"))
     try:
         module = loader.import_folder(folder)
         name, export = loader.find_export(module, load.exports)
@@ -36,9 +38,7 @@ def serve(fd: int, folder: Path) -> None:
         channel.send(_broken(error))
         channel.detach()
         return
-    for hidden in loader.hidden_names(folder):
-        channel.send(wire.Notice(f"{hidden} in the agent's folder is hidden by an installed module of that name"))
-    anyio.run(_serve, channel, name, export)
+    anyio.run(_serve, channel, name, export, folder)
 
 
 def _prepare(calls: Calls, load: wire.Load) -> None:
@@ -50,12 +50,12 @@ def _prepare(calls: Calls, load: wire.Load) -> None:
     set_default_agent_runner(GatewayRunner(GatewayProvider(calls, load.api, load.model)))
 
 
-async def _serve(channel: Channel, name: str, export: loader.Export) -> None:
+async def _serve(channel: Channel, name: str, export: loader.Export, folder: Path) -> None:
     async with anyio.create_task_group() as tasks:
         runs = Runs(channel, tasks)
         channel.attach(runs.take)
         try:
-            runs.agent = await loader.make_agent(name, export)
+            runs.agent = await loader.make_agent(name, export, folder)
         except loader.NotImportable as error:
             channel.send(_broken(error))
         else:

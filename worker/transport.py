@@ -30,15 +30,15 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Make a call of the request."""
         path = _path(request, self._library)
-        body = await request.aread()
-        call = _open(self._calls, path, request, self._own_client, self._library)
+        body, call = await request.aread(), None
         try:
+            call = self._calls.open(path, _host(request) if self._own_client else "")
             head = await call.asend(body)
         except CallFailed as error:
-            call.close()
-            raise self._library.ReadError(str(error), request=request) from error
+            _close(call)
+            return _refusal(self._library, request, error)
         except BaseException:
-            call.close()
+            _close(call)
             raise
         return _response(self._library, request, head, _async_body(self._library, request, call))
 
@@ -53,14 +53,26 @@ class SyncTransport(httpx2.BaseTransport):
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Make a call of the request."""
         path = _path(request, self._library)
-        body = request.read()
-        call = _open(self._calls, path, request, True, self._library)
+        body, call = request.read(), None
         try:
+            call = self._calls.open(path, _host(request))
             head = call.send(body)
         except CallFailed as error:
-            call.close()
-            raise self._library.ReadError(str(error), request=request) from error
+            _close(call)
+            return _refusal(self._library, request, error)
         return _response(self._library, request, head, _sync_body(self._library, request, call))
+
+
+def _close(call: Call | None) -> None:
+    if call:
+        call.close()
+
+
+def _refusal(library: Any, request: httpx2.Request, error: CallFailed) -> httpx2.Response:
+    """An answer with the reason: of a connection error openai's clients show no word."""
+    body = {"error": {"message": str(error), "type": "invalid_request_error", "param": None, "code": "not_brokered"}}
+    headers = {"x-should-retry": "false"}
+    return cast(httpx2.Response, library.Response(403, headers=headers, json=body, request=request))
 
 
 def _response(library: Any, request: httpx2.Request, head: wire.Head, body: object) -> httpx2.Response:
@@ -131,9 +143,5 @@ def _path(request: httpx2.Request, library: Any) -> wire.Path:
     raise library.ConnectError(NO_NETWORK.format(host=request.url.host), request=request)
 
 
-def _open(calls: Calls, path: wire.Path, request: httpx2.Request, own: bool, library: Any) -> Call:
-    host = f"{request.url.host}:{request.url.port or (443 if request.url.scheme == 'https' else 80)}"
-    try:
-        return calls.open(path, host if own else "")
-    except CallFailed as error:
-        raise library.ConnectError(str(error), request=request) from error
+def _host(request: httpx2.Request) -> str:
+    return f"{request.url.host}:{request.url.port or (443 if request.url.scheme == 'https' else 80)}"

@@ -82,7 +82,7 @@ def parse(body: bytes) -> ChatRequest:
         raise BadRequest(f"the body does not fit: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON in UTF-8: {error}") from None
-    if (request.n or 1) > 1:
+    if request.n not in (None, 1):
         raise BadRequest("an agent gives one answer: n must be 1", param="n")
     _check(bytes(request.messages))
     return request

@@ -38,7 +38,8 @@ class _Tokens(msgspec.Struct):
         )
         given = self.prompt_tokens_details or self.input_tokens_details or _Details()
         made = self.completion_tokens_details or self.output_tokens_details or _Details()
-        return Usage(prompt or 0, completion or 0, given.cached_tokens or 0, made.reasoning_tokens or 0)
+        counts = (prompt, completion, given.cached_tokens, made.reasoning_tokens)
+        return Usage(*(max(count or 0, 0) for count in counts))
 
 
 class _Choice(msgspec.Struct):
@@ -147,7 +148,7 @@ def read_whole(content: bytes) -> Whole:
     usage = read.usage.usage() if read.usage else None
     if read.choices:
         return Whole(content, usage, read.choices[0].finish_reason or "")
-    return Whole(content, usage, _finish(read))
+    return Whole(content, usage, _finish(read) if read.status else "")
 
 
 def _event(data: bytes) -> _Event | None:

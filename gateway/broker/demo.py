@@ -9,8 +9,11 @@ from typing import Any
 import anyio
 import msgspec
 
+from gateway.errors import UpstreamRefused
+
 WORD_SECONDS = 0.02
 SIGNATURE = " (I am the demo upstream: no model was asked.)"
+Schema = Mapping[str, Any]
 DEPTH = 8
 """Levels of a schema that are filled in."""
 
@@ -25,8 +28,11 @@ async def answer(path: str, body: Mapping[str, Any]) -> AsyncIterator[bytes]:
     if path != "chat/completions":
         yield msgspec.json.encode({"object": "list", "data": []})
         return
-    reply = compose(body)
-    usage = _usage(body, reply)
+    try:
+        reply = compose(body)
+        usage = _usage(body, reply)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # a body that is no chat completion's
+        raise UpstreamRefused(f"the demo upstream cannot read this request: {error}") from error
     if not body.get("stream"):
         yield _completion(reply, usage, str(body.get("model")))
         return
@@ -89,33 +95,39 @@ def _schema(response_format: object) -> Mapping[str, Any] | None:
     return schema if isinstance(schema, Mapping) else None
 
 
-def _example(
-    schema: Mapping[str, Any], question: str, root: Mapping[str, Any] | None = None, depth: int = DEPTH
-) -> Any:
+def _example(schema: Schema, question: str, root: Schema | None = None, depth: int = DEPTH) -> Any:
     """A value that fits a schema, with what can be had from the question in it."""
     root = root or schema
-    if "$ref" in schema and depth:
+    if depth <= 0:
+        return None
+    if (other := _stands_for(schema, root)) is not None:
+        return _example(other, question, root, depth - 1)
+    if "const" in schema or schema.get("enum"):
+        return schema["const"] if "const" in schema else schema["enum"][0]
+    kind = schema.get("type", "object")
+    kind = kind[0] if isinstance(kind, list) else kind
+    if kind == "object":
+        fields = (schema.get("properties") or {}).items()
+        return {name: _example(each, question, root, depth - 1) for name, each in fields}
+    if kind == "array":
+        return [_example(schema.get("items") or {}, question, root, depth - 1)]
+    return _scalar(kind, question)
+
+
+def _stands_for(schema: Schema, root: Schema) -> Schema | None:
+    """The schema that one refers to, or the first of those that it offers."""
+    if "$ref" in schema:
         name = str(schema["$ref"]).rpartition("/")[2]
-        return _example((root.get("$defs") or {}).get(name) or {}, question, root, depth - 1)
-    if schema.get("enum"):
-        return schema["enum"][0]
-    if options := schema.get("anyOf"):
-        return _example(options[0], question, root, depth - 1) if depth else None
-    match schema.get("type"):
-        case "object" | None:
-            fields = (schema.get("properties") or {}).items() if depth else ()
-            return {name: _example(each, question, root, depth - 1) for name, each in fields}
-        case "array":
-            return [_example(schema.get("items") or {}, question, root, depth - 1)] if depth else []
-        case kind:
-            return _scalar(str(kind), question)
+        return (root.get("$defs") or {}).get(name) or {}
+    options = schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf")
+    return options[0] if options else None
 
 
 def _scalar(kind: str, question: str) -> str | int | bool | None:
-    number = re.search(r"-?\d+", question)
-    values = {"integer": int(number[0]) if number else 1, "boolean": True, "null": None}
-    values["number"] = values["integer"]
-    return values.get(kind, _topic(question)) if kind != "null" else None
+    found = re.search(r"-?\d{1,15}", question)
+    number = int(found[0]) if found else 1
+    values = {"integer": number, "number": number, "boolean": True, "null": None}
+    return values[kind] if kind in values else _topic(question)
 
 
 def _topic(question: str) -> str:

@@ -16,6 +16,7 @@ DEPTH = 8
 """Levels of folders that are looked into."""
 SOURCE_LIMIT = 1 << 20
 """Bytes of an agent.py."""
+HINT_LIMIT = 200
 HINTS = ("export", "model", "upstream")
 
 
@@ -37,7 +38,7 @@ def discover(root: Path) -> Found:
     by_id: defaultdict[str, list[Path]] = defaultdict(list)
     if not root.is_dir():
         missing = Diagnostic(
-            "discovery", "there is no such folder", path=str(root), remedy="make it, with an agent in it"
+            "discovery", "there is no such folder", path=shown(root), remedy="make it, with an agent in it"
         )
         return Found((), (missing,))
     if (root / "agent.py").exists():
@@ -51,7 +52,7 @@ def discover(root: Path) -> Found:
             by_id[agent_id(path)].append(folder)
         else:
             remedy = "add agent.py, or begin the folder's name with _ to have it skipped"
-            problems.append(Diagnostic("discovery", "no agent.py in this folder", path=str(path), remedy=remedy))
+            problems.append(Diagnostic("discovery", "no agent.py in this folder", path=shown(path), remedy=remedy))
     specs = [_spec(id_, folders, root) for id_, folders in sorted(by_id.items())]
     return Found(tuple(specs), tuple(problems))
 
@@ -60,6 +61,11 @@ def agent_id(path: Path) -> str:
     """Return the id of a folder, by its path under the agents folder."""
     *namespace, name = (re.sub(r"[^a-z0-9_-]", "-", part.lower()) for part in path.parts)
     return f"{'.'.join(namespace) or 'default'}/{name}"
+
+
+def shown(path: Path) -> str:
+    """Return a path as it can be told: names that are no UTF-8 have a mark in place of what is wrong."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _folders(folder: Path, root: Path, depth: int) -> Iterator[tuple[Path, bool]]:
@@ -78,7 +84,7 @@ def _folders(folder: Path, root: Path, depth: int) -> Iterator[tuple[Path, bool]
 
 def _spec(id_: str, folders: list[Path], root: Path) -> AgentSpec:
     if len(folders) > 1:
-        names = " and ".join(str(each.relative_to(root)) for each in folders)
+        names = " and ".join(shown(each.relative_to(root)) for each in folders)
         return AgentSpec(id_, folders[0], refused=f"{names} give the same id {id_}: rename one of them")
     try:
         return AgentSpec(id_, folders[0], read_hints(folders[0] / "agent.py"))
@@ -104,25 +110,28 @@ def read_hints(path: Path) -> Hints:
             warnings.simplefilter("ignore")
             tree = ast.parse(source, "agent.py")
     except SyntaxError as error:
-        raise Refused(f"agent.py, line {error.lineno}: {error.msg}") from None
+        raise Refused(f"agent.py, line {error.lineno or 1}: {error.msg}") from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise Refused(f"agent.py is not Python: {error}") from None
     for node in tree.body:
-        if isinstance(node, ast.Assign) and any(
-            isinstance(t, ast.Name) and t.id == "__gateway__" for t in node.targets
-        ):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(each, ast.Name) and each.id == "__gateway__" for each in targets):
             return _hints(node)
     return Hints()
 
 
-def _hints(node: ast.Assign) -> Hints:
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= HINT_LIMIT and value.isprintable()
+
+
+def _hints(node: ast.stmt) -> Hints:
     where = f"agent.py, line {node.lineno}: __gateway__"
     try:
-        value = ast.literal_eval(node.value)
+        value = ast.literal_eval(getattr(node, "value", None) or ast.Dict([], []))
     except (ValueError, TypeError, RecursionError):
         raise Refused(f"{where} must be a plain dict, without names or calls in it") from None
-    if not isinstance(value, dict) or not all(isinstance(each, str) for pair in value.items() for each in pair):
-        raise Refused(f"{where} must be a dict of texts")
+    if not isinstance(value, dict) or not all(_is_plain(each) for pair in value.items() for each in pair):
+        raise Refused(f"{where} must be a dict of texts of at most {HINT_LIMIT} characters")
     if unknown := sorted(set(value) - set(HINTS)):
-        raise Refused(f"{where} has {', '.join(unknown)}; it may have {', '.join(HINTS)}")
+        raise Refused(f"{where} has {', '.join(map(repr, unknown))}; it may have {', '.join(HINTS)}")
     return Hints(**value)

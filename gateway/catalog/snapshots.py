@@ -22,12 +22,27 @@ def take(folder: Path, store: Path) -> Path:
         SnapshotError: if the folder is too large, or has links that lead out of it.
     """
     try:
-        files = list(_files(folder))
-        copy = store / _digest(folder, files)
-        if not copy.exists():
-            _copy(folder, files, copy)
+        beside = Path(tempfile.mkdtemp(prefix=".", dir=store))
     except OSError as error:
-        raise SnapshotError(f"the folder cannot be copied: {error}") from error
+        raise SnapshotError(f"the folder cannot be copied: {error.strerror}") from error
+    try:
+        for path in _files(folder):
+            target = beside / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / path, target)
+        return _keep(beside, store / _digest(beside))  # of the copy: the folder may change while it is read
+    except OSError as error:
+        raise SnapshotError(f"the folder cannot be copied: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _keep(beside: Path, copy: Path) -> Path:
+    try:
+        beside.rename(copy)
+    except OSError:
+        if not copy.exists():  # else it is there already, or another agent of the same content was first
+            raise
     return copy
 
 
@@ -35,7 +50,7 @@ def _files(folder: Path) -> Iterator[Path]:
     """Yield the files of a folder by their path within it, in order."""
     size = count = 0
     real = folder.resolve()
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED)
         for name in sorted(folders + names):
             path = Path(parent, name)
@@ -51,25 +66,13 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path.relative_to(folder)
 
 
-def _digest(folder: Path, files: list[Path]) -> str:
+def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in files:
+    for path in _files(folder):
         content = (folder / path).read_bytes()
-        digest.update(f"{path}\0{len(content)}\0".encode("utf-8", "surrogateescape"))
-        digest.update(content)
+        digest.update(os.fsencode(path) + b"\0%d\0" % len(content) + content)
     return digest.hexdigest()[:32]
 
 
-def _copy(folder: Path, files: list[Path], copy: Path) -> None:
-    beside = Path(tempfile.mkdtemp(prefix=".", dir=copy.parent))
-    try:
-        for path in files:
-            target = beside / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / path, target)
-        beside.rename(copy)
-    except OSError:
-        if not copy.exists():  # else another agent of the same content was first
-            raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+def _raise(error: OSError) -> None:
+    raise error

@@ -60,6 +60,7 @@ class Diagnostics:
         log(f"diagnostic.{found.stage}", agent=found.agent, path=found.path, reason=found.message, count=count)
 
     def resolve(self, agent: str, stage: Stage) -> None:
-        """Drop what was wrong with an agent at a stage: it is right now."""
-        for key in [key for key in self._records if key[:2] == (agent, stage)]:
-            del self._records[key]
+        """Drop the errors of an agent at a stage: it is right now. Warnings stay."""
+        for key, found in list(self._records.items()):
+            if key[:2] == (agent, stage) and found.severity == "error":
+                del self._records[key]

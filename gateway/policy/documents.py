@@ -38,9 +38,8 @@ class Upstream(Document):
     @field_validator("base_url")
     @classmethod
     def _is_http(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if value and (parts.scheme not in ("http", "https") or not parts.hostname):
-            raise ValueError(f"{value!r} must be an address like http://127.0.0.1:8001/v1")
+        if value and not _is_address(value):  # not shown: it may come from the environment
+            raise ValueError("it must be an address like http://127.0.0.1:8001/v1")
         return value.rstrip("/")
 
     @property
@@ -55,6 +54,14 @@ class Upstream(Document):
         return self
 
 
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 class Upstreams(Document):
     """`policies/upstreams.yaml`."""
 
@@ -64,7 +71,7 @@ class Upstreams(Document):
     @model_validator(mode="after")
     def _default_exists(self) -> "Upstreams":
         if self.default != "auto" and self.default not in self.upstreams:
-            raise ValueError(f"default is {self.default!r}; it must be auto or one of {', '.join(self.upstreams)}")
+            raise ValueError(f"default must be auto or one of {', '.join(self.upstreams)}")
         return self
 
 

@@ -18,8 +18,8 @@ def operator_key(path: Path) -> str:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        key = path.read_text().strip()
-        if len(key) < 20:
+        key = path.read_bytes().decode("ascii", "replace").strip()
+        if len(key) < 20 or not key.isascii():
             raise StateError(f"{path} holds no key; remove the file and start again to have one made") from None
         return key
     key = f"agw-{secrets.token_urlsafe(32)}"

@@ -6,13 +6,14 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError
 
 from gateway.errors import DocumentError
 
@@ -56,11 +57,14 @@ def _parse(path: Path) -> Any:
     yaml.max_depth = DEPTH
     try:
         return yaml.load(io.StringIO(text))
+    except DuplicateKeyError as error:  # its words have both values, which may be secrets
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise DocumentError(f"{path}:{line}: a key stands twice in one place; keep one of them") from None
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise DocumentError(f"{path}:{line}: not YAML: {error.problem or error.context}") from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise DocumentError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # whatever a parser of hostile text may raise: KeyError for an odd tag, say
+        raise DocumentError(f"{path}: not YAML: {type(error).__name__}") from None
 
 
 class _Filler:
@@ -111,18 +115,9 @@ def _meant(word: str, known: list[str]) -> str:
 def _names(model: Any, where: list[int | str]) -> list[str]:
     """The keys that a model knows at a place within it."""
     for part in where:
-        fields = getattr(model, "model_fields", None)
-        if fields is not None and part in fields:
-            model = _inner(fields[part].annotation)
+        # of a model its field, else what a dict or a tuple holds
+        model = model.model_fields[part].annotation if hasattr(model, "model_fields") else get_args(model)[-1]
     return sorted(getattr(model, "model_fields", {}))
-
-
-def _inner(annotation: Any) -> Any:
-    """The model inside `dict[str, Model]`, `list[Model]` or `Model | None`."""
-    for each in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(each, type) and hasattr(each, "model_fields"):
-            return each
-    return annotation
 
 
 def _at(tree: Any, where: list[int | str]) -> Any:
@@ -152,5 +147,5 @@ def _line_of(parent: Any, key: Any) -> int:
     try:
         at = parent.lc.key(key) if isinstance(parent, CommentedMap) else parent.lc.item(key)
     except (AttributeError, KeyError, IndexError, TypeError):
-        return 1
+        return 0
     return int(at[0]) + 1

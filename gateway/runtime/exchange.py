@@ -95,3 +95,7 @@ class Exchange:
     def end(self, error: str = "") -> None:
         """Send the end of the answer."""
         self._send(wire.encode(wire.End(self._id, error[:4096])))
+
+    def close(self) -> None:
+        """Let go of the body; what was learned stays."""
+        self._body.clear()

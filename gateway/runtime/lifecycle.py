@@ -121,7 +121,7 @@ def _crash(life: Life, event: Event) -> Step:
     crashed = replace(life, crashes=crashes, reason=event.reason)
     if crashes == 1:
         return _launch(crashed, event)  # once is chance: whoever asks next only waits for the start
-    seconds = min(0.5 * 2.0 ** (crashes - 2), LONGEST_PAUSE)
+    seconds = min(0.5 * 2.0 ** min(crashes - 2, 10), LONGEST_PAUSE)
     return replace(crashed, phase=Phase.BACKOFF), (Pause(life.generation, seconds),)
 
 

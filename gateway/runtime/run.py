@@ -7,6 +7,7 @@ import anyio
 import anyio.abc
 
 from gateway import errors
+from gateway.observe.text import printable
 from gateway.observe.usage import Usage
 from gateway.runtime.exchange import Exchange
 from worker import wire
@@ -126,6 +127,7 @@ class Run:
         broken = [each.error for each in self._exchanges.values() if each.error]
         if message.kind == "model" and broken:
             return broken[-1]
+        text = printable(message.message)
         if message.kind == "agent":
-            return errors.AgentFailed(f"the agent's code raised {message.message}; its log has the traceback")
-        return FAILURES[message.kind](message.message)
+            return errors.AgentFailed(f"the agent's code raised {text}; its log has the traceback")
+        return FAILURES[message.kind](text)

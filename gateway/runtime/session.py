@@ -7,6 +7,7 @@ import anyio.abc
 
 from gateway.catalog.spec import AgentSpec
 from gateway.observe.logs import logger
+from gateway.observe.text import printable
 from gateway.runtime.exchange import Exchange
 from gateway.runtime.run import Run
 from worker import wire
@@ -88,8 +89,14 @@ class Session:
         if not run.ended:
             self._send(wire.encode(wire.Cancel(run.id)))
         for id_ in run.calls:
-            if exchange := self._calls.pop(id_, None):
+            if exchange := self._close_call(id_):
                 exchange.end(RUN_OVER)  # a thread of the agent may still wait for it
+
+    def _close_call(self, id_: int) -> Exchange | None:
+        exchange = self._calls.pop(id_, None)
+        if exchange:
+            exchange.close()
+        return exchange
 
     def take(self, message: wire.ToGateway, size: int) -> None:
         """Take a message of the worker; whatever does not fit what it was given is an end of it.
@@ -119,7 +126,7 @@ class Session:
         self._notices += 1
         if self._notices > NOTICES:
             raise wire.WireError(f"more than {NOTICES} notices")
-        self._notice(notice.message)
+        self._notice(printable(notice.message))
 
     def _take_of_run(self, id_: int, message: wire.Delta | wire.Done | wire.Failed | wire.Credit, size: int) -> None:
         run = self._run_of(id_)
@@ -190,7 +197,7 @@ class Session:
     def _collect(self, exchange: Exchange, message: wire.CallData, size: int) -> None:
         exchange.take(message, size)
         if sum(each.size for each in self._calls.values()) > BODIES:
-            del self._calls[message.call]
+            self._close_call(message.call)
             exchange.scope.cancel()
             exchange.end(f"the bodies of this agent's open model calls are over {BODIES >> 20} MiB")
 
@@ -202,4 +209,4 @@ class Session:
             logger().exception("gateway.bug", agent=exchange.agent, request_id=exchange.request_id)
             exchange.end(f"the gateway failed: {type(error).__name__}")
         finally:
-            self._calls.pop(id_, None)
+            self._close_call(id_)

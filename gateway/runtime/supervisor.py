@@ -13,6 +13,7 @@ import anyio.to_thread
 
 from gateway import errors
 from gateway.catalog import snapshots
+from gateway.catalog.discovery import shown
 from gateway.catalog.spec import AgentSpec
 from gateway.observe.diagnostics import Diagnostic, Diagnostics
 from gateway.observe.logs import logger
@@ -117,6 +118,8 @@ class Supervisor:
             UnavailableError: if no worker can take it.
         """
         worker = await self._ready_worker(self._served[agent])
+        while not await worker.enter():
+            worker = await self._ready_worker(self._served[agent])
         async with worker.run(body, request_id) as run:
             yield run
 
@@ -160,21 +163,9 @@ class Supervisor:
         self._tell(served, lifecycle.PauseOver(pause.generation))
 
     async def _tend(self, served: _Served, generation: int) -> None:
-        """Own one worker from its launch to its end."""
-        id_ = served.spec.id
+        """Own one worker from its launch until nothing is left of it."""
+        id_, begun = served.spec.id, anyio.current_time()
         log = logger().bind(agent=id_, generation=generation)
-        worker = Worker(
-            served.spec,
-            generation,
-            route=self._route(served.spec),
-            exports=(served.spec.hints.export,) if served.spec.hints.export else self._exports,
-            limits=self._limits,
-            broker=self._broker,
-            notice=lambda message: self._diagnostics.report(
-                Diagnostic("import", message, agent=id_, severity="warning")
-            ),
-        )
-        begun = anyio.current_time()
 
         def ready() -> None:
             took = anyio.current_time() - begun
@@ -185,19 +176,34 @@ class Supervisor:
             served.worker = worker
             self._tell(served, lifecycle.Became(generation))
 
+        def ended(ending: Ending) -> None:
+            log.warning("worker.end", pid=worker.pid, kind=ending.kind, reason=ending.reason)
+            self._metrics.ends.labels(id_, ending.kind).inc()
+            self._ended(served, generation, ending)
+
+        worker = Worker(
+            served.spec,
+            generation,
+            route=self._route(served.spec),
+            exports=(served.spec.hints.export,) if served.spec.hints.export else self._exports,
+            limits=self._limits,
+            broker=self._broker,
+            notice=lambda message: self._notice(id_, message),
+            ended=ended,
+        )
         log.info("worker.start")
         self._metrics.starts.labels(id_).inc()
         try:
             snapshot = await anyio.to_thread.run_sync(snapshots.take, served.spec.folder, self._places.snapshots)
-            ending = await worker.live(snapshot, self._places, ready)
+            await worker.live(snapshot, self._places, ready)
         except (snapshots.SnapshotError, OSError) as error:
-            ending = Ending("unusable", f"it cannot be started: {error}")
+            worker.end(Ending("unusable", f"it cannot be started: {error}"))
         except Exception as error:  # a fault of ours in tending one worker must not end the others
             log.exception("gateway.bug")
-            ending = Ending("died", f"the gateway failed to tend it: {type(error).__name__}")
-        log.warning("worker.end", pid=worker.pid, kind=ending.kind, reason=ending.reason)
-        self._metrics.ends.labels(id_, ending.kind).inc()
-        self._ended(served, generation, ending)
+            worker.end(Ending("died", f"the gateway failed to tend it: {type(error).__name__}"))
+
+    def _notice(self, id_: str, message: str) -> None:
+        self._diagnostics.report(Diagnostic("import", message, agent=id_, severity="warning"))
 
     def _ended(self, served: _Served, generation: int, ending: Ending) -> None:
         served.worker = None
@@ -213,7 +219,7 @@ class Supervisor:
                 "import" if ending.kind == "unusable" else "runtime",
                 ending.reason,
                 agent=served.spec.id,
-                path=served.spec.folder.name,
+                path=shown(Path(served.spec.folder.name)),
                 traceback=ending.traceback,
             )
         )

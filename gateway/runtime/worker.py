@@ -16,6 +16,7 @@ import zmq
 
 from gateway import errors
 from gateway.catalog.spec import AgentSpec
+from gateway.observe.text import printable
 from gateway.runtime.launcher import Launch, Process
 from gateway.runtime.link import Link, Listener
 from gateway.runtime.run import Run
@@ -72,10 +73,12 @@ class Worker:
         limits: Limits,
         broker: Broker,
         notice: Callable[[str], None],
+        ended: Callable[[Ending], None],
     ) -> None:
         self.spec = spec
         self.generation = generation
         self._limits = limits
+        self._ended = ended
         self._session = Session(
             spec,
             route=route,
@@ -85,7 +88,7 @@ class Worker:
             send=self._send,
             settle=self._settle,
         )
-        self._places = anyio.CapacityLimiter(limits.concurrent_runs)
+        self._places = anyio.Semaphore(limits.concurrent_runs)
         self._link: Link | None = None
         self._ready = False
         self._settled = anyio.Event()
@@ -104,8 +107,11 @@ class Worker:
         """The process that runs the agent, as the worker says."""
         return self._session.pid
 
-    async def live(self, snapshot: Path, places: Places, ready: Callable[[], None]) -> Ending:
-        """Start the process, call `ready` when it is, and return when it has ended."""
+    async def live(self, snapshot: Path, places: Places, ready: Callable[[], None]) -> None:
+        """Start the process, call `ready` when it is, and return when nothing is left of it.
+
+        That it has ended is told as soon as it is known: what is left of it takes a while to go.
+        """
         with contextlib.ExitStack() as stack:
             log = WorkerLog(places.logs / self.spec.namespace / f"{self.spec.name}.log")
             stack.callback(log.close)
@@ -130,7 +136,6 @@ class Worker:
                     tasks.cancel_scope.cancel()
             finally:
                 await self._farewell(process)
-        return self._ending or Ending("died", "it was stopped")
 
     async def _become_ready(self, ready: Callable[[], None]) -> None:
         with anyio.move_on_after(self._limits.ready_seconds):
@@ -140,7 +145,7 @@ class Worker:
             ready()
         elif not self._over.is_set():
             seconds = self._limits.ready_seconds
-            self._end(
+            self.end(
                 Ending(
                     "unusable",
                     f"it was not ready within {seconds:g} s of its start: is there a loop at import?",
@@ -152,15 +157,15 @@ class Worker:
         with anyio.move_on_after(LAST_WORDS_SECONDS):
             await self._hung_up.wait()  # what it said before its end comes first
         if self._ready or how.startswith("killed"):
-            self._end(Ending("died", f"its worker ended ({how})", uptime=self._uptime()))
+            self.end(Ending("died", f"its worker ended ({how})", uptime=self._uptime()))
         else:
-            self._end(Ending("unusable", f"its process ended while the module was being imported ({how})"))
+            self.end(Ending("unusable", f"its process ended while the module was being imported ({how})"))
 
     async def _watch_link(self) -> None:
         await self._hung_up.wait()
         with anyio.move_on_after(LAST_WORDS_SECONDS):
             await self._over.wait()  # if the process ended, its status says more
-        self._end(Ending("died", "it closed its connection", uptime=self._uptime()))
+        self.end(Ending("died", "it closed its connection", uptime=self._uptime()))
 
     async def _farewell(self, process: Process) -> None:
         with anyio.CancelScope(shield=True):
@@ -179,21 +184,25 @@ class Worker:
     def _uptime(self) -> float:
         return time.monotonic() - self._ready_at if self._ready else 0.0
 
-    @asynccontextmanager
-    async def run(self, body: bytes, request_id: str) -> AsyncIterator[Run]:
-        """Run the agent over a request's body; when the context ends, so does all that the run opened.
+    async def enter(self) -> bool:
+        """Take a place for a run, to be given back by `run`; false where the worker has ended meanwhile.
 
         Raises:
-            AgentBusy: if no place became free in time.
+            AgentBusy: if none became free in time.
         """
-        place, failure = object(), None
         with anyio.move_on_after(self._limits.queue_seconds) as waiting:
-            await self._places.acquire_on_behalf_of(place)
+            await self._places.acquire()
         if waiting.cancelled_caught:
             raise errors.AgentBusy(f"{self.spec.id} has {self._limits.concurrent_runs} runs under way", retry_after=5)
+        if self._over.is_set():
+            self._places.release()
+        return not self._over.is_set()
+
+    @asynccontextmanager
+    async def run(self, body: bytes, request_id: str) -> AsyncIterator[Run]:
+        """Run the agent over a request's body, on a place that is taken; all that the run opens ends with it."""
+        failure: Exception | None = None
         try:
-            if self._over.is_set():
-                raise self._why_lost()
             async with anyio.create_task_group() as tasks:
                 run = self._session.open_run(request_id, tasks)
                 tasks.start_soon(run.send_body, body)
@@ -206,7 +215,7 @@ class Worker:
                     self._session.close_run(run)
                     tasks.cancel_scope.cancel()
         finally:
-            self._places.release_on_behalf_of(place)
+            self._places.release()
         if failure:
             raise failure
 
@@ -218,20 +227,22 @@ class Worker:
         if self._link:
             self._link.send_frame(frame)
 
-    def _end(self, ending: Ending) -> None:
+    def end(self, ending: Ending) -> None:
+        """Note how it ends, once, and tell all who wait."""
         if self._ending is None:
             self._ending = ending
             self._settled.set()
             self._over.set()
             for run in self._session.runs.values():
                 run.fail(self._why_lost())
+            self._ended(ending)
 
     def _settle(self, message: wire.Ready | wire.Broken) -> None:
         if isinstance(message, wire.Ready):
             self._ready = True
             self._settled.set()
         else:
-            self._end(Ending("unusable", message.message, message.traceback))
+            self.end(Ending("unusable", printable(message.message), printable(message.traceback)))
 
     def _violated(self, reason: str) -> None:
-        self._end(Ending("died", f"it broke the protocol: {reason}", uptime=self._uptime()))
+        self.end(Ending("died", f"it broke the protocol: {reason}", uptime=self._uptime()))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.broker import counting
-from gateway.broker.counting import Count
+from gateway.broker.counting import Count, Whole, read_whole
 from gateway.errors import UpstreamFailed
 from gateway.observe.usage import Usage
 
@@ -87,7 +87,7 @@ def test_any_split_of_a_stream_counts_the_same(name: str, data: st.DataObject) -
     """Usage, finish and wholeness do not depend on where the stream is cut."""
     stream, finish, usage = STREAMS[name]
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
-    count = Count(stream=True)
+    count = Count()
     for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         count.feed(stream[begin:end])
     count.end()
@@ -107,18 +107,14 @@ def test_any_split_of_a_stream_counts_the_same(name: str, data: st.DataObject) -
 )
 def test_a_whole_answer_is_counted_at_its_end(answer: Any, finish: str, usage: Usage | None) -> None:
     """An answer that is no stream is read when all of it is there; a count below zero counts nothing."""
-    count, body = Count(stream=False), json.dumps(answer).encode()
-    for at in range(0, len(body), 7):
-        count.feed(body[at : at + 7])
-        assert not count.whole
-    count.end()
-    assert (count.whole, count.finish, count.usage) == (True, finish, usage)
+    body = json.dumps(answer).encode()
+    assert read_whole(body) == Whole(body, usage, finish)
 
 
 @pytest.mark.parametrize("stream", [sse(chunk()), b"", sse(chunk("stop"))[:-20], b": ping\n\n"])
 def test_a_stream_that_ends_without_a_finish_was_cut_off(stream: bytes) -> None:
     """Half an answer is not taken for a whole one."""
-    count = Count(stream=True)
+    count = Count()
     count.feed(stream)
     with pytest.raises(UpstreamFailed, match="cut its answer off"):
         count.end()
@@ -141,25 +137,19 @@ def test_a_stream_that_ends_without_a_finish_was_cut_off(stream: bytes) -> None:
 def test_an_error_in_mid_stream_is_raised(event: Any, said: str) -> None:
     """An upstream that breaks off says so, and what is no JSON is no answer."""
     with pytest.raises(UpstreamFailed, match=said):
-        Count(stream=True).feed(sse(chunk(), event))
+        Count().feed(sse(chunk(), event))
 
 
 def test_a_failed_response_that_is_no_stream_is_raised() -> None:
     """The error of a whole answer is one."""
-    count = Count(stream=False)
-    count.feed(b'{"status": "failed", "error": {"message": "out of memory"}}')
     with pytest.raises(UpstreamFailed, match="out of memory"):
-        count.end()
+        read_whole(b'{"status": "failed", "error": {"message": "out of memory"}}')
 
 
 def test_an_answer_over_the_limits_is_refused() -> None:
-    """Neither an endless event nor an endless body fills the gateway's memory."""
-    with pytest.raises(UpstreamFailed, match="event of the answer is over 8 MiB"):
-        Count(stream=True).feed(b"x" * (counting.LINE_LIMIT + 1))
-    count = Count(stream=False)
-    count.feed(b"x" * counting.BODY_LIMIT)
-    with pytest.raises(UpstreamFailed, match="answer is over 32 MiB"):
-        count.feed(b"x")
+    """An endless event does not fill the gateway's memory."""
+    with pytest.raises(UpstreamFailed, match="event of the upstream's answer is over 8 MiB"):
+        Count().feed(b"x" * (counting.LINE_LIMIT + 1))
 
 
 def test_usages_add_up() -> None:

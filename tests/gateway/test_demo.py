@@ -153,7 +153,7 @@ async def whole(body: dict[str, Any], path: str = "chat/completions") -> list[by
 async def test_a_stream_is_one_that_openai_would_send(question: str) -> None:
     """Every chunk is valid, and the whole has a finish, usage and an end."""
     body = asked(question, stream=True, tools=[WEATHER])
-    pieces, count = await whole(body), Count(stream=True)
+    pieces, count = await whole(body), Count()
     for piece in pieces:
         count.feed(piece)
         if b"[DONE]" not in piece:

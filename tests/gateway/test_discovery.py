@@ -167,7 +167,10 @@ def test_hints_are_read_from_the_source(tmp_path: Path, source: str, hints: Hint
         (b"__gateway__ = {'model': 5}", "must be a dict of texts"),
         (b"__gateway__ = {[]: 1}", "must be a plain dict"),
         (b"__gateway__ = {**{}}", "must be a plain dict"),
-        (b"__gateway__ = {'modell': 'm', 'api_key': 'k'}", "has api_key, modell; it may have export, model, upstream"),
+        (
+            b"__gateway__ = {'modell': 'm', 'api_key': 'k'}",
+            "has 'api_key', 'modell'; it may have export, model, upstream",
+        ),
         (b"__gateway__ = {'model': '\\ud800'}", "agent.py, line 1"),
         (b"__gateway__ = {'\\ud800': 'm'}", "agent.py, line 1"),
         (b"__gateway__ = {'model': '" + b"m" * 5000 + b"'}", "agent.py, line 1"),

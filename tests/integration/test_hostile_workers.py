@@ -109,10 +109,14 @@ def attack(kind: str) -> str:
 @function_tool
 def spawn(kind: str) -> str:
     "Start a process that means to stay."
-    command = {"session": ["sleep", "1000"], "orphan": ["sh", "-c", "setsid sleep 1001 & setsid sleep 1002 & :"]}
-    started = subprocess.Popen(command[kind], start_new_session=True)
-    if kind == "orphan":
-        started.wait()
+    if kind == "session":
+        pids = [subprocess.Popen(["sleep", "1000"], start_new_session=True).pid]
+    else:
+        script = "setsid sleep 1001 >&2 & echo $!; setsid sleep 1002 >&2 & echo $!"
+        pids = subprocess.check_output(["sh", "-c", script]).split()
+    for pid in map(int, pids):
+        while open(f"/proc/{pid}/comm").read() != "sleep\\n":
+            time.sleep(0.01)
     return "started"
 
 @function_tool

@@ -66,7 +66,7 @@ def test_no_file_of_the_folder_hides_a_library(tmp_path: Path) -> None:
     [
         ("import no_such_thing.at_all", "the package 'no_such_thing' is not installed (agent.py, line 1)"),
         ("\n\ndef", "agent.py, line 3: invalid syntax"),
-        ("import sys\nsys.exit(3)", "the module called sys.exit(3) while it was imported (agent.py, line 2)"),
+        ("import sys\nsys.exit(3)", "it called sys.exit(3) (agent.py, line 2)"),
         ("1 / 0", "ZeroDivisionError: division by zero (agent.py, line 1)"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt:  (agent.py, line 1)"),
         ("from .tidbits import X", "ValueError: deep (tidbits.py, line 2)"),
@@ -98,8 +98,9 @@ def test_files_that_a_library_hides_are_named(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("clean_imports")
 def test_a_file_that_was_imported_from_the_folder_is_not_hidden(tmp_path: Path) -> None:
     """A helper that the agent has imported by its bare name is in nobody's shadow."""
-    import_folder(folder(tmp_path, agent="import tidbits", tidbits=""))
-    assert hidden_names(tmp_path) == []
+    home = folder(tmp_path, agent="import tidbits", tidbits="")
+    assert hidden_names(home) == []
+    import_folder(home)
 
 
 AGENT = Agent[Any](name="a")
@@ -165,7 +166,7 @@ def raises() -> Agent[Any]:
 @pytest.mark.parametrize("export", [AGENT, factory, async_factory])
 async def test_an_agent_is_made_of_any_export(export: Any) -> None:
     """The agent itself comes out, called and awaited where it must be."""
-    assert await make_agent("agent", export) is AGENT
+    assert await make_agent("agent", export, Path()) is AGENT
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ async def test_a_factory_that_makes_no_agent_is_explained(
 ) -> None:
     """The author reads how the factory failed."""
     with pytest.raises(NotImportable, match=message):
-        await make_agent("agent", export)
+        await make_agent("agent", export, Path("/"))
 
 
 def test_importing_leaves_the_folder_last_on_the_path(tmp_path: Path) -> None:

@@ -97,7 +97,8 @@ def test_a_long_delta_is_cut_and_stays_whole(words: list[str], tail: str) -> Non
 )
 def test_an_output_that_no_model_said_is_said_at_the_end(output: object, said: str) -> None:
     """The result of a tool that ends the run reaches the client, as text."""
-    assert _Speech().unsaid(cast(RunResultStreaming, SimpleNamespace(final_output=output, new_items=[]))) == said
+    ended = SimpleNamespace(final_output=output, new_items=[SimpleNamespace(type="tool_call_output_item")])
+    assert "".join(_Speech().unsaid(cast(RunResultStreaming, ended))) == said
 
 
 @function_tool
@@ -117,7 +118,7 @@ async def told(*answers: list[dict[str, Any]], ends_run: bool = False) -> str:
     async for each in result.stream_events():
         if each.type == "raw_response_event":
             said += "".join(piece for kind, piece in speech.heard(each.data) if kind == "text")
-    return said + speech.unsaid(result)
+    return said + "".join(speech.unsaid(result))
 
 
 async def test_a_run_of_one_turn_is_said_once() -> None:
