@@ -71,7 +71,8 @@ class Session:
         self._notice = notice
         self._send = send
         self._settle = settle
-        self._settled = False
+        self.settled = False
+        """Whether it has said how its import went; from then on it listens."""
         self._notices = 0
         self._last_run = 0
         self._calls: dict[int, Exchange] = {}
@@ -155,9 +156,9 @@ class Session:
         self._send(wire.encode(load))
 
     def _take_outcome(self, message: wire.Ready | wire.Broken) -> None:
-        if self._settled:
+        if self.settled:
             raise wire.WireError(f"{type(message).__name__} for the second time")
-        self._settled = True
+        self.settled = True
         self._settle(message)
 
     def _run_of(self, id_: int) -> Run | None:

@@ -173,7 +173,7 @@ class Worker:
                 run.fail(self._why_lost())
             if self._link:
                 self._link.send(wire.Stop())
-                with anyio.move_on_after(FAREWELL_SECONDS if self.pid else 0):
+                with anyio.move_on_after(FAREWELL_SECONDS if self._session.settled else 0):
                     await process.wait()
             await process.end()
 

@@ -26,9 +26,10 @@ class WorkerLog:
         """Move what comes to the file until all writers are gone."""
         while True:
             await anyio.wait_readable(self._read)
-            if self._move() == 0:
+            moved = self._move()
+            if moved == 0:
                 return
-            await anyio.sleep(PIECE / RATE)
+            await anyio.sleep((moved or 0) / RATE)
 
     def close(self) -> None:
         """Take what is still in the pipe, and close it."""

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +102,10 @@ class Gateway:
         """Return the log of an agent's workers."""
         return (self.home.root / ".agent-gateway" / "logs" / namespace / f"{name}.log").read_text()
 
+    async def in_worker_log(self, namespace: str, name: str, text: str) -> None:
+        """Wait until the log of an agent's workers has this text."""
+        await until(lambda: text in self.worker_log(namespace, name))
+
     def descendants(self) -> list[psutil.Process]:
         """Return all processes below the gateway."""
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -126,6 +130,13 @@ class Gateway:
             self.log.append(json.loads(line))
         except json.JSONDecodeError:
             self.errors.append(line)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
+    """Wait for what tells nobody when it happens: a file, a process table."""
+    with anyio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110 - nobody sets an event for these
+            await anyio.sleep(0.02)
 
 
 @asynccontextmanager

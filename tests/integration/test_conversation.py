@@ -168,7 +168,7 @@ async def test_a_native_tool_runs_and_its_result_goes_back_to_the_model(
     assert answer.usage is not None
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (20, 10, 30)
     assert upstream.received[1].body["messages"][-1]["content"] == "Paris: sunny"
-    assert "looked up Paris" in gateway.worker_log("default", "weather")
+    await gateway.in_worker_log("default", "weather", "looked up Paris")
 
 
 async def test_a_stream_ends_with_usage_where_it_is_asked_for(gateway: Gateway, upstream: ScriptedUpstream) -> None:

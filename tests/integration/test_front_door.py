@@ -563,7 +563,7 @@ async def test_beyond_this_machine_the_gateway_wants_a_key_for_others(unserved: 
         ("upstreams:\n  a:\n    base_url: http://127.0.0.1:1/v1\n    modle: x\n", 4, "did you mean 'model'?"),
         ("default: demo\nupstream:\n  demo: {kind: demo}\n", 2, "did you mean 'upstreams'?"),
         ("upstreams:\n  demo: {kind: demo\n", 3, "not YAML"),
-        ("default: other\nupstreams:\n  demo: {kind: demo}\n", 1, "'other'"),
+        ("default: other\nupstreams:\n  demo: {kind: demo}\n", 1, "default must be auto"),
     ],
 )
 async def test_a_mistake_in_a_document_is_told_with_file_line_and_remedy(
