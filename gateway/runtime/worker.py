@@ -140,17 +140,15 @@ class Worker:
     async def _become_ready(self, ready: Callable[[], None]) -> None:
         with anyio.move_on_after(self._limits.ready_seconds):
             await self._settled.wait()
+        if self._over.is_set():
+            return
         if self._ready:
             self._ready_at = time.monotonic()
             ready()
-        elif not self._over.is_set():
+        else:
             seconds = self._limits.ready_seconds
-            self.end(
-                Ending(
-                    "unusable",
-                    f"it was not ready within {seconds:g} s of its start: is there a loop at import?",
-                )
-            )
+            reason = f"it was not ready within {seconds:g} s of its start: is there a loop at import?"
+            self.end(Ending("unusable", reason))
 
     async def _watch_process(self, process: Process) -> None:
         how = await process.wait()
