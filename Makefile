@@ -12,7 +12,7 @@ test: .venv/dev
 	$(BIN)/pytest
 
 test-all: .venv/dev
-	$(BIN)/pytest -m "slow or not slow"
+	HYPOTHESIS_PROFILE=seeking $(BIN)/pytest -m "slow or not slow"
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

@@ -148,4 +148,4 @@ def _line_of(parent: Any, key: Any) -> int:
         at = parent.lc.key(key) if isinstance(parent, CommentedMap) else parent.lc.item(key)
     except (AttributeError, KeyError, IndexError, TypeError):
         return 0
-    return int(at[0]) + 1
+    return int(at[0]) + 1 if at else 0
