@@ -161,3 +161,11 @@ def test_special_files_are_left_out(folder: Path, store: Path) -> None:
 
     os.mkfifo(folder / "pipe")
     assert set(files(take(folder, store))) == {"agent.py", "data/a.txt"}
+
+
+def test_agents_of_one_content_share_a_copy_made_side_by_side(folder: Path, store: Path) -> None:
+    """Threads that copy the same folder at once all get the same whole copy."""
+    with ThreadPoolExecutor(8) as pool:
+        copies = list(pool.map(lambda _: take(folder, store), range(64)))
+    assert len(set(copies)) == 1
+    assert files(copies[0]) == files(folder)
