@@ -87,7 +87,7 @@ class Call:
                 self._outflow.credit(message.bytes)
         self._news.set()
         if (waiter := self._waiter) is not None:
-            if self._channel.on_loop():
+            if self._channel.on_loop() and waiter.get_loop() is self._channel.loop:
                 _wake(waiter)
             else:
                 waiter.get_loop().call_soon_threadsafe(_wake, waiter)
@@ -161,10 +161,16 @@ class Call:
         if self._news.is_set():
             self._news.clear()
             return
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
         try:
-            if not self._news.is_set():
-                await self._waiter
+            while not self._news.is_set():
+                if self._channel.on_loop():
+                    await waiter
+                    break
+                # A loop in a thread, below a tool: the main one may be blocked until this one is done.
+                await asyncio.wait([waiter], timeout=SLICE)
+                if not waiter.done():
+                    self._channel.pump(0)
         finally:
             self._waiter = None
             self._news.clear()

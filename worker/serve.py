@@ -14,6 +14,7 @@ from worker.calls import Calls
 from worker.channel import Channel
 from worker.model import GatewayProvider, GatewayRunner
 from worker.run import Runs
+from worker.threads import inherit_context
 from worker.transport import catch_all
 
 LOAD_SECONDS = 30.0
@@ -47,6 +48,7 @@ def _prepare(calls: Calls, load: wire.Load) -> None:
         os.environ["OPENAI_DEFAULT_MODEL"] = load.model  # the SDK's own default adds settings that fit only its model
     set_tracing_disabled(True)
     catch_all(calls)
+    inherit_context()
     set_default_agent_runner(GatewayRunner(GatewayProvider(calls, load.api, load.model)))
 
 

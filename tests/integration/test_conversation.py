@@ -37,8 +37,11 @@ agent = Agent(
 """
 
 OWN_CLIENTS = """
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
 import openai
-from agents import Agent, OpenAIChatCompletionsModel, function_tool
+from agents import Agent, OpenAIChatCompletionsModel, Runner, function_tool
 
 @function_tool
 async def blocking(question: str) -> str:
@@ -57,6 +60,21 @@ def threaded(question: str) -> str:
     )
     return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
 
+def _ask(question: str) -> str:
+    answer = asyncio.run(Runner.run(Agent(name="Nested"), question))
+    return answer.final_output
+
+@function_tool
+def nested_loop(question: str) -> str:
+    "Run an agent on a loop of its own, in a thread."
+    return _ask(question)
+
+@function_tool
+async def joined(question: str) -> str:
+    "Block the loop until a thread has run an agent on a loop of its own."
+    with ThreadPoolExecutor() as pool:
+        return pool.submit(_ask, question).result()
+
 @function_tool
 async def fetch(url: str) -> str:
     "Fetch a page."
@@ -70,7 +88,7 @@ async def fetch(url: str) -> str:
 agent = Agent(
     name="Own",
     model=OpenAIChatCompletionsModel("own", openai.AsyncOpenAI(api_key="sk-mine", base_url="https://elsewhere.example/v1")),
-    tools=[blocking, threaded, fetch],
+    tools=[blocking, threaded, nested_loop, joined, fetch],
 )
 """
 
@@ -236,6 +254,18 @@ async def test_a_sync_client_of_the_agents_own_is_brokered_without_its_key(
     assert answer.json()["choices"][0]["message"]["content"] == "Because."
     assert upstream.received[2].body["messages"][-1]["content"] == "from the client"
     assert {each.headers["authorization"] for each in upstream.received} == {"Bearer sk-operator"}
+
+
+@pytest.mark.parametrize("tool", ["nested_loop", "joined"])
+async def test_a_run_on_another_loop_of_the_worker_ends(
+    gateway: Gateway, upstream: ScriptedUpstream, tool: str
+) -> None:
+    """A run nested in a thread, on an event loop of its own, gets its model even where the main loop waits for it."""
+    upstream.script(called(tool, {"question": "Why?"}), said("from below"), said("Because."))
+    with anyio.fail_after(20):
+        answer = await gateway.ask("own")
+    assert answer.json()["choices"][0]["message"]["content"] == "Because."
+    assert upstream.received[2].body["messages"][-1]["content"] == "from below"
 
 
 async def test_any_other_http_of_an_agent_has_no_network_and_is_told_so(
