@@ -41,6 +41,7 @@ class Calls:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self._ids = itertools.count(1)
+        self._opening = threading.Lock()
 
     def open(self, path: wire.Path, host: str = "") -> "Call":
         """Announce a call; its body is sent with `Call.send` or `Call.asend`."""
@@ -51,11 +52,12 @@ class Calls:
             )
         scope = RUN.get()
         front = scope is not None and not host and DEPTH.get() == 1
-        call = Call(self.channel, next(self._ids), scope)
-        self.channel.calls[call.id] = call.take
+        with self._opening:  # ids must reach the gateway in their order, whatever threads open calls
+            call = Call(self.channel, next(self._ids), scope)
+            self.channel.calls[call.id] = call.take
+            self.channel.send(wire.Call(call.id, scope.request if scope else 0, path, host[:255], front))
         if scope is not None and front:
             scope.front_call = call.id
-        self.channel.send(wire.Call(call.id, scope.request if scope else 0, path, host[:255], front))
         return call
 
 

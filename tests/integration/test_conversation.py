@@ -76,6 +76,17 @@ async def joined(question: str) -> str:
         return pool.submit(_ask, question).result()
 
 @function_tool
+def crowd(question: str) -> str:
+    "Call a model 200 times from 20 threads."
+    client = openai.OpenAI(api_key="sk-mine")
+    messages = [{"role": "user", "content": question}]
+    def ask(_: int) -> str:
+        answer = client.chat.completions.create(model="own", messages=messages)
+        return answer.choices[0].message.content or ""
+    with ThreadPoolExecutor(20) as pool:
+        return " ".join(pool.map(ask, range(200)))
+
+@function_tool
 async def fetch(url: str) -> str:
     "Fetch a page."
     import httpx2
@@ -88,7 +99,7 @@ async def fetch(url: str) -> str:
 agent = Agent(
     name="Own",
     model=OpenAIChatCompletionsModel("own", openai.AsyncOpenAI(api_key="sk-mine", base_url="https://elsewhere.example/v1")),
-    tools=[blocking, threaded, nested_loop, joined, fetch],
+    tools=[blocking, threaded, nested_loop, joined, crowd, fetch],
 )
 """
 
@@ -266,6 +277,14 @@ async def test_a_run_on_another_loop_of_the_worker_ends(
         answer = await gateway.ask("own")
     assert answer.json()["choices"][0]["message"]["content"] == "Because."
     assert upstream.received[2].body["messages"][-1]["content"] == "from below"
+
+
+async def test_calls_from_many_threads_at_once_are_all_answered(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    """Threads that open calls side by side neither break the protocol nor lose an answer."""
+    upstream.script(called("crowd", {"question": "Why?"}), *[said("x")] * 200, said("Because."))
+    answer = await gateway.ask("own")
+    assert answer.json()["choices"][0]["message"]["content"] == "Because."
+    assert upstream.received[-1].body["messages"][-1]["content"] == " ".join(["x"] * 200)
 
 
 async def test_any_other_http_of_an_agent_has_no_network_and_is_told_so(
