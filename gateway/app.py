@@ -1,5 +1,6 @@
 """The composition root: the one file that makes the parts and wires them to each other."""
 
+import contextlib
 import fcntl
 import ipaddress
 import os
@@ -11,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import anyio
+import anyio.abc
 import httpx2
 import uvicorn
 
+from gateway.api.chat import STALL_SECONDS
 from gateway.api.front import Front
 from gateway.api.routes import application
 from gateway.broker.models import ModelBroker
@@ -22,6 +25,7 @@ from gateway.catalog.discovery import discover
 from gateway.catalog.spec import AgentSpec
 from gateway.errors import StartError, StateError
 from gateway.observe.diagnostics import Diagnostics
+from gateway.observe.logs import logger
 from gateway.observe.metrics import Metrics
 from gateway.policy import yaml_file
 from gateway.policy.documents import Security, Upstreams
@@ -55,6 +59,8 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Connections inherit it: one whose peer takes nothing is given up by the kernel, with all that it buffered.
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALL_SECONDS * 1000))
     try:
         bound.bind((host, port))
     except OSError as error:
@@ -129,10 +135,15 @@ def _lock(state: Path, stack: ExitStack) -> None:
     except OSError as error:
         raise StateError(f"the state folder {state} cannot be used: {error.strerror}; set GATEWAY_STATE_DIR") from None
     stack.callback(os.close, lock)
+    where = ""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise StateError(f"another gateway uses the state folder {state}; stop it, or set GATEWAY_STATE_DIR") from None
+        with contextlib.suppress(OSError):
+            where = f" on {(state / 'address').read_text().strip()}"
+        raise StateError(
+            f"a gateway{where} already serves this home (it uses the state folder {state}): stop that one first"
+        ) from None
 
 
 async def serve(
@@ -160,11 +171,11 @@ async def serve(
                     log_config=None,
                     access_log=False,
                     server_header=False,
-                    timeout_graceful_shutdown=CLOSE_SECONDS,
+                    timeout_graceful_shutdown=2 * CLOSE_SECONDS,  # for what even an error does not end
                 )
                 server = _Server(config)
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_stop_on_signals, server)
+                    tasks.start_soon(_stop_on_signals, server, front, tasks)
                     tasks.start_soon(_announce, front, up, address)
                     await server.serve(sockets=[bound])
                     tasks.cancel_scope.cancel()
@@ -181,12 +192,24 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _stop_on_signals(server: uvicorn.Server) -> None:
-    """Stop at the first signal, letting answers end; at the second one, end now."""
+async def _stop_on_signals(server: uvicorn.Server, front: Front, tasks: anyio.abc.TaskGroup) -> None:
+    """Stop at the first signal, letting answers end for a while; at the second one, end now."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
-            server.force_exit = server.should_exit
+            if server.should_exit:
+                server.force_exit = True
+                break
             server.should_exit = True
+            tasks.start_soon(_give_up, front)
+
+
+async def _give_up(front: Front) -> None:
+    """Wait for answers that are under way, then end them with an error that says why."""
+    requests = sum(each.in_flight for each in front.supervisor.statuses())
+    hint = f"answers under way have {CLOSE_SECONDS} s; a second signal ends them now"
+    logger().info("gateway.stopping", requests=requests, **({"hint": hint} if requests else {}))
+    await anyio.sleep(CLOSE_SECONDS)
+    front.supervisor.end_runs()
 
 
 async def _announce(front: Front, up: Callable[[Front, str], None], address: str) -> None:

@@ -86,7 +86,8 @@ def _agents(front: Front) -> Table:
     for each in front.supervisor.statuses():
         route = front.supervisor.route(each.id)
         state = Text(each.state, COLOURS.get(each.state, "yellow"))
-        table.add_row(Text(each.id), state, Text(route.name or "none"), Text(route.model or "-"), Text(each.reason))
+        reason = each.reason or ("" if route.name else "it has no upstream that can be used")
+        table.add_row(Text(each.id), state, Text(route.name or "none"), Text(route.model or "-"), Text(reason))
     return table
 
 

@@ -1,6 +1,7 @@
 """One model call over the channel, awaited on the loop or waited for in any thread; runs in the worker."""
 
 import asyncio
+import contextlib
 import itertools
 import threading
 from collections import deque
@@ -85,6 +86,7 @@ class Call:
                 self._data.append((message.data, size))
             case wire.End():
                 self._end = message
+                self._channel.calls.pop(self.id, None)
             case wire.Credit():
                 self._outflow.credit(message.bytes)
         self._news.set()
@@ -92,7 +94,8 @@ class Call:
             if self._channel.on_loop() and waiter.get_loop() is self._channel.loop:
                 _wake(waiter)
             else:
-                waiter.get_loop().call_soon_threadsafe(_wake, waiter)
+                with contextlib.suppress(RuntimeError):  # the loop of whoever waited has ended
+                    waiter.get_loop().call_soon_threadsafe(_wake, waiter)
 
     async def asend(self, body: bytes) -> wire.Head:
         """Send the body and await the head of the answer."""

@@ -10,6 +10,7 @@ import contextvars
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 import zmq
@@ -43,30 +44,27 @@ class Channel:
         """The loop that runs the agent; none while the module is imported."""
         self._context_of_loop = contextvars.copy_context()
         self._flushing = False
-        self._early: list[tuple[wire.ToWorker, int]] = []
-        self._handler: Handler = lambda message, size: self._early.append((message, size))
+        self._inbox: deque[tuple[wire.ToWorker, int]] = deque()
+        self._handler: Handler | None = None
         self.calls: dict[int, Callable[[CallMessage, int], None]] = {}
-        """Where the messages of each open call go; called in whatever thread moves the traffic."""
+        """Where the messages of each open call go: called in whatever thread moves the traffic, under its lock."""
 
     def receive(self, seconds: float) -> wire.ToWorker:
         """Wait for one message, before there is a loop."""
         deadline = time.monotonic() + seconds
-        while not self._early:
+        while not self._inbox:
             if time.monotonic() > deadline:
                 raise Lost(f"no word from the gateway in {seconds:.0f} s")
             self.pump(0.1)
-        return self._early.pop(0)[0]
+        return self._inbox.popleft()[0]
 
     def attach(self, handler: Handler) -> None:
         """From now on the running loop drains the socket, and messages go to this handler on it."""
-        self.loop = loop = asyncio.get_running_loop()
         self._context_of_loop = contextvars.copy_context()
         self._handler = handler
-        for message, size in self._early:
-            handler(message, size)
-        self._early.clear()
-        loop.add_reader(self._socket.fileno(), self._turn)
-        self._turn()
+        self.loop = asyncio.get_running_loop()
+        self.loop.add_reader(self._socket.fileno(), self._turn)
+        self._schedule()
 
     def detach(self) -> None:
         """Give what is still to be sent a moment to leave, and close."""
@@ -95,13 +93,9 @@ class Channel:
 
     def pump(self, seconds: float) -> None:
         """Move traffic from this thread, waiting at most so long for something to come."""
-        messages = self._move()
-        if not messages:
+        if not self._move():
             select.select([self._socket.fileno()], [], [], seconds)
-            messages = self._move()
-        for message, size in messages:
-            if not self._to_call(message, size):
-                self._later(message, size)
+            self._move()
         self._look_again()
 
     def on_loop(self) -> bool:
@@ -115,30 +109,30 @@ class Channel:
         # The descriptor is edge-triggered, and a send may eat the edge: look at the socket on every turn.
         self._flushing = False
         try:
-            messages = self._move()
+            moved = self._move()
         except Lost:
-            self._handler(wire.Stop(), 0)
-            return
-        for message, size in messages:
-            if not self._to_call(message, size):
-                self._handler(message, size)
-        if messages:
+            moved = False
+            self._inbox.append((wire.Stop(), 0))
+        if moved:
             self._schedule()
+        while self._inbox and self._handler:  # whoever drained it, in the order in which it came
+            self._handler(*self._inbox.popleft())
 
     def _schedule(self) -> None:
         if self.loop is not None and not self._flushing:
             self._flushing = True
             self.loop.call_soon(self._turn, context=self._context_of_loop)
 
-    def _move(self) -> list[tuple[wire.ToWorker, int]]:
-        with self._lock:
-            self._flush()
-            return self._drain()
-
     def _look_again(self) -> None:
         if self.loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to look
                 self.loop.call_soon_threadsafe(self._turn, context=self._context_of_loop)
+
+    def _move(self) -> bool:
+        """Send what waits, and take what came; whether anything did. What came is delivered in its order."""
+        with self._lock:
+            self._flush()
+            return self._drain()
 
     def _flush(self) -> None:
         if not self._out or not self._peer:
@@ -157,37 +151,31 @@ class Channel:
         if self.loop is not None:
             self.loop.call_later(0.005, self._turn, context=self._context_of_loop)
 
-    def _drain(self) -> list[tuple[wire.ToWorker, int]]:
-        messages: list[tuple[wire.ToWorker, int]] = []
+    def _drain(self) -> bool:
+        moved = False
         for _ in range(256):
             try:
                 peer, data = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 break
+            moved = True
             if data:
-                messages.extend(self._frames.feed(data))
+                for message, size in self._frames.feed(data):
+                    self._deliver(message, size)
             elif self._peer:
                 raise Lost("the gateway closed the connection")
             else:
                 self._peer = peer
                 self._flush()
-        return messages
+        return moved
 
-    def _later(self, message: wire.ToWorker, size: int) -> None:
-        """Let the loop handle a message; before there is a loop, keep it."""
-        if self.loop is None:
-            self._handler(message, size)
-        else:
-            self.loop.call_soon_threadsafe(self._handler, message, size, context=self._context_of_loop)
-
-    def _to_call(self, message: wire.ToWorker, size: int) -> bool:
-        """Give a message to its call, where it is of one."""
+    def _deliver(self, message: wire.ToWorker, size: int) -> None:
         if isinstance(message, wire.Head | wire.Data | wire.End):
             call = message.call
         elif isinstance(message, wire.Credit) and message.stream == "call":
             call = message.id
         else:
-            return False
+            self._inbox.append((message, size))
+            return
         if take := self.calls.get(call):  # else the call has just been closed
             take(message, size)
-        return True

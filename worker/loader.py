@@ -82,7 +82,7 @@ def _explain(error: BaseException, folder: Path) -> str:
         case SyntaxError():
             return f"{Path(error.filename or 'agent.py').name}, line {error.lineno}: {error.msg}"
         case ModuleNotFoundError(name=str(name)) if not name.startswith(PACKAGE):
-            return f"the package {name.partition('.')[0]!r} is not installed{where}"
+            return f"the package {name.partition('.')[0]!r} is not installed where the gateway runs{where}"
         case SystemExit():
             return f"it called sys.exit({error.code!r}){where}"
     return f"{type(error).__name__}: {error}{where}"
@@ -107,8 +107,12 @@ def find_export(module: ModuleType, names: Sequence[str]) -> tuple[str, Agent[An
     raise NotImportable(
         f"agent.py must export an Agent, or a factory of one without arguments, named {' or '.join(names)}"
         + (f"; {', '.join(wrong)}" if wrong else "")
-        + (f"; agents in it: {', '.join(found)}" if found else "; there is no Agent in it")
+        + (_named(found) if found else "; there is no Agent in it")
     )
+
+
+def _named(found: Sequence[str]) -> str:
+    return f'; agents in it: {", ".join(found)}: name one with __gateway__ = {{"export": "{found[0]}"}}'
 
 
 def _required(function: Callable[..., object]) -> list[str]:

@@ -34,6 +34,10 @@ KINDS: dict[str, str] = {
 }
 
 
+class RunCancelled(Exception):
+    """The agent's own code has cancelled its run."""
+
+
 class _Open:
     """A run that has been announced and not ended."""
 
@@ -92,10 +96,10 @@ class Runs:
             items = convert.to_items(msgspec.json.decode(bytes(run.body))["messages"])
             await self._stream(request, run, scope, items)
         except convert.InputError as error:
-            return wire.Failed(request, "input", str(error)[:4096])
+            return wire.Failed(request, "input", wire.line(str(error)))
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
-            return wire.Failed(request, _kind(error), _message(error)[:4096])
+            return wire.Failed(request, _kind(error), wire.line(_message(error)))
         return wire.Done(request, scope.front_call)
 
     async def _stream(self, request: int, run: _Open, scope: RunScope, items: list[convert.Item]) -> None:
@@ -110,6 +114,8 @@ class Runs:
             if not speech.ended:  # else the SDK raises over an end that a client can be told of
                 raise
         else:
+            if (task := result.run_loop_task) and task.cancelled():  # which the SDK's events do not tell
+                raise RunCancelled
             for piece in speech.unsaid(result):
                 await self._say(request, run, scope, "text", piece)
         finally:
@@ -120,8 +126,10 @@ class Runs:
         while not run.outflow.take(len(frame)):
             run.credit = anyio.Event()
             scope.heard.clear()
-            await run.credit.wait()
-        scope.heard.set()
+            try:
+                await run.credit.wait()
+            finally:
+                scope.heard.set()
         self._channel.send_frame(frame)
 
 
@@ -181,6 +189,8 @@ def _kind(error: Exception) -> wire.FailureKind:
 
 def _message(error: Exception) -> str:
     """What may be said of an error outside: the SDK's and openai's words, but of others only the class."""
+    if isinstance(error, InputGuardrailTripwireTriggered | OutputGuardrailTripwireTriggered):
+        return f"the guardrail {error.guardrail_result.guardrail.get_name()} refused"
     if isinstance(error, AgentsException) and isinstance(error.__cause__, Exception):
         return _message(error.__cause__)  # the SDK quotes what an agent's own code raised
     return str(error) if isinstance(error, OpenAIError | AgentsException) else type(error).__name__

@@ -31,7 +31,9 @@ def serve(fd: int, folder: Path) -> None:
     calls = Calls(channel)
     _prepare(calls, load)
     for hidden in loader.hidden_names(folder):
-        channel.send(wire.Notice(f"{hidden} in the agent's folder is hidden by an installed module of that name"))
+        channel.send(
+            wire.Notice(wire.line(f"{hidden} in the agent's folder is hidden by an installed module of that name"))
+        )
     try:
         module = loader.import_folder(folder)
         name, export = loader.find_export(module, load.exports)
@@ -70,5 +72,5 @@ async def _serve(channel: Channel, name: str, export: loader.Export, folder: Pat
 def _broken(error: loader.NotImportable) -> wire.Broken:
     cause = error.__cause__
     trace = "".join(traceback.format_exception(cause)) if cause else ""
-    print(trace or error, file=sys.stderr)  # noqa: T201 - stderr is the worker's log
-    return wire.Broken(str(error)[:4096], trace[-wire.TEXT :])
+    print((trace or str(error)).encode("utf-8", "replace").decode(), file=sys.stderr)  # noqa: T201 - stderr is the worker's log
+    return wire.Broken(wire.line(str(error)), trace.encode("utf-8", "replace").decode()[-wire.TEXT :])

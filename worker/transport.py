@@ -60,6 +60,9 @@ class SyncTransport(httpx2.BaseTransport):
         except CallFailed as error:
             _close(call)
             return _refusal(self._library, request, error)
+        except BaseException:
+            _close(call)
+            raise
         return _response(self._library, request, head, _sync_body(self._library, request, call))
 
 

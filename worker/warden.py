@@ -41,9 +41,9 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def sweep(spare: Collection[int] = ()) -> None:
+def sweep(spare: Collection[int] = (), patience: float = PATIENCE) -> None:
     """Kill and reap every child of this process but these, and what they leave behind, until there is none."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         strays = [pid for pid in children() if pid not in spare]
         if not strays:

@@ -301,6 +301,11 @@ class Outflow:
         self._free = min(WINDOW, self._free + size)
 
 
+def line(text: str) -> str:
+    """Return a text as a message can carry it."""
+    return text.encode("utf-8", "replace").decode()[:4096]
+
+
 def pieces(data: bytes) -> Iterator[tuple[bytes, bool]]:
     """Cut a payload into pieces that fit a message, each with whether it is the last; at least one."""
     for at in range(0, len(data) or 1, PIECE):

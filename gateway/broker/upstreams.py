@@ -63,12 +63,13 @@ class Server:
             return
         async with self._asking:
             if time.monotonic() - self._asked >= pause:
-                with anyio.move_on_after(PROBE_SECONDS):
+                with anyio.move_on_after(PROBE_SECONDS) as scope:
                     await self._ask()
+                if scope.cancelled_caught:
+                    self.problem = f"it did not answer within {PROBE_SECONDS:g} s"
                 self._asked = time.monotonic()
 
     async def _ask(self) -> None:
-        self.problem = f"it did not answer within {PROBE_SECONDS:g} s"
         try:
             response = await self._client.get(f"{self.policy.base_url}/models", headers=self.headers())
             response.raise_for_status()
@@ -79,8 +80,8 @@ class Server:
             self.problem = "nothing answers there"
         except httpx2.HTTPStatusError as error:
             self.problem = f"GET /models answered {error.response.status_code}"
-        except (httpx2.HTTPError, msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError) as error:
-            self.problem = f"GET /models: {str(error) or type(error).__name__}"
+        except (httpx2.HTTPError, msgspec.MsgspecError, ValueError, KeyError, TypeError, RecursionError) as error:
+            self.problem = self.without_key(f"GET /models: {str(error) or type(error).__name__}")
 
     def headers(self) -> dict[str, str]:
         """The headers of every request to it."""
@@ -199,7 +200,7 @@ class Servers:
 
     def replaced(self, agent: str, asked: str, taken: str, server: Server) -> None:
         """Note that an agent's model was replaced, once for each."""
-        if server.policy.kind == "demo" or (agent, asked, server.name) in self._told or len(self._told) > NAMES:
+        if (agent, asked, server.name) in self._told or len(self._told) > NAMES:
             return
         self._told.add((agent, asked, server.name))
         message = f"upstream {server.name} has no model {asked[:100]!r}: {taken!r} is used instead"

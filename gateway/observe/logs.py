@@ -19,7 +19,10 @@ def configure(level: str) -> None:
         *([] if terminal else [structlog.processors.format_exc_info]),
     ]
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+        # Tracebacks without the values of variables, which may be keys.
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if terminal
+        else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[*shared, renderer],

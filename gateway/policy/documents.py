@@ -35,6 +35,14 @@ class Upstream(Document):
     """Globs of model names to the name that this upstream has for them."""
     timeouts: Timeouts = Timeouts()
 
+    @field_validator("api_key")
+    @classmethod
+    def _is_key(cls, value: SecretStr | None) -> SecretStr | None:
+        key = value.get_secret_value().strip() if value else ""
+        if not all("!" <= each <= "~" for each in key):  # not shown: it is a secret
+            raise ValueError("the key has a character in it that no header can carry")
+        return SecretStr(key) if key else None
+
     @field_validator("base_url")
     @classmethod
     def _is_http(cls, value: str) -> str:

@@ -50,7 +50,10 @@ class Keys:
             NoKey: if there is none, or nobody has it, or its time is over.
         """
         if not key:
-            raise NoKey("a key is needed: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`")
+            raise NoKey(
+                "a key is needed: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`;"
+                " the operator's own is in the file `key` of the state folder"
+            )
         given, found = _hash(key), None
         for known, grant in self._grants:  # all of them, so that time tells nothing
             if hmac.compare_digest(given, known):

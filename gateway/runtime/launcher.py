@@ -60,8 +60,13 @@ class Process:
             pass_fds=(launch.listener,),
             start_new_session=True,
         )
+        try:
+            self._pidfd = os.pidfd_open(self._popen.pid)
+        except OSError:
+            self._popen.kill()
+            self._popen.wait()
+            raise
         _wardens.add(self._popen.pid)
-        self._pidfd = os.pidfd_open(self._popen.pid)
 
     @property
     def pid(self) -> int:
@@ -86,7 +91,7 @@ class Process:
                 await self.wait()
         os.close(self._pidfd)
         _wardens.discard(self._popen.pid)
-        sweep(spare=_wardens)  # a warden that was killed leaves its worker's children to us
+        sweep(spare=_wardens, patience=0.2)  # a warden that was killed leaves its worker's children to us
 
 
 def describe(code: int) -> str:

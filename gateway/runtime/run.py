@@ -71,7 +71,8 @@ class Run:
                 batch = list(self._deltas)
                 self._deltas.clear()
                 yield [delta for delta, _ in batch]
-                if credit := self._inflow.dealt(sum(size for _, size in batch)):
+                credit = self._inflow.dealt(sum(size for _, size in batch))
+                if credit and not self._error:
                     self._send(wire.encode(wire.Credit("request", self.id, credit)))
             elif self._error:
                 raise self._error
@@ -100,7 +101,8 @@ class Run:
         match message:
             case wire.Delta():
                 self._inflow.took(size)
-                self._deltas.append((message, size))
+                if not self._error:
+                    self._deltas.append((message, size))
             case wire.Done():
                 self.ended = self._done = True
                 self._last_call = message.call

@@ -1,7 +1,6 @@
 """Holds every worker: performs what the lifecycle decides, and hands requests to who is ready."""
 
 import random
-import shutil
 from collections.abc import AsyncIterator, Callable, Iterable, KeysView
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from gateway.runtime import lifecycle
 from gateway.runtime.lifecycle import Life, Phase
 from gateway.runtime.run import Run
 from gateway.runtime.session import Broker, Route
-from gateway.runtime.worker import Ending, Limits, Places, Worker
+from gateway.runtime.worker import Ending, Limits, Places, Worker, remove
 
 JITTER = 0.25
 """A pause is made longer by up to this part of it, so that many do not end at once."""
@@ -97,6 +96,12 @@ class Supervisor:
     def statuses(self) -> list[Status]:
         """Return all agents, by id."""
         return [self._status(served) for _, served in sorted(self._served.items())]
+
+    def end_runs(self) -> None:
+        """End all runs that are under way, for the gateway stops."""
+        for served in self._served.values():
+            if served.worker:
+                served.worker.end_runs()
 
     def ids(self) -> KeysView[str]:
         """Return the ids of all agents."""
@@ -232,5 +237,5 @@ def places(state: Path) -> Places:
         folder.mkdir(parents=True, exist_ok=True)
     for folder in (made.sockets, made.scratch, made.snapshots):
         for left in folder.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            remove(left)
     return made

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -16,6 +17,7 @@ import zmq
 
 from gateway import errors
 from gateway.catalog.spec import AgentSpec
+from gateway.observe.logs import logger
 from gateway.observe.text import printable
 from gateway.runtime.launcher import Launch, Process
 from gateway.runtime.link import Link, Listener
@@ -58,6 +60,27 @@ class Ending:
     reason: str
     traceback: str = ""
     uptime: float = 0.0
+
+
+def remove(path: Path) -> None:
+    """Remove what a worker left, whatever rights and links it gave it; what cannot be removed is logged."""
+
+    def unlock(_: object, name: str, error: object) -> None:
+        left = Path(name)
+        left.parent.chmod(stat.S_IRWXU)
+        if left.is_dir() and not left.is_symlink():  # a link leads to what is not the worker's
+            left.chmod(stat.S_IRWXU)
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
+
+    try:
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        else:
+            shutil.rmtree(path, onerror=unlock)
+    except OSError as error:
+        logger().warning("state.left_behind", path=str(path), reason=error.strerror)
 
 
 class Worker:
@@ -116,7 +139,7 @@ class Worker:
             log = WorkerLog(places.logs / self.spec.namespace / f"{self.spec.name}.log")
             stack.callback(log.close)
             scratch = Path(tempfile.mkdtemp(dir=places.scratch))
-            stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+            stack.callback(remove, scratch)
             listener = Listener(places.sockets, scratch.name)
             stack.callback(listener.close)
             self._link = Link(
@@ -167,8 +190,7 @@ class Worker:
 
     async def _farewell(self, process: Process) -> None:
         with anyio.CancelScope(shield=True):
-            for run in self._session.runs.values():
-                run.fail(self._why_lost())
+            self.end_runs()
             if self._link:
                 self._link.send(wire.Stop())
                 with anyio.move_on_after(FAREWELL_SECONDS if self._session.settled else 0):
@@ -231,9 +253,13 @@ class Worker:
             self._ending = ending
             self._settled.set()
             self._over.set()
-            for run in self._session.runs.values():
-                run.fail(self._why_lost())
+            self.end_runs()
             self._ended(ending)
+
+    def end_runs(self) -> None:
+        """End the runs that it has, with the reason."""
+        for run in self._session.runs.values():
+            run.fail(self._why_lost())
 
     def _settle(self, message: wire.Ready | wire.Broken) -> None:
         if isinstance(message, wire.Ready):

@@ -96,3 +96,18 @@ def test_a_secret_does_not_show_in_print() -> None:
     """A model that is logged by mistake shows no key."""
     upstream = Upstream.model_validate({"base_url": "http://x", "api_key": "sk-secret"})
     assert not re.search("sk-secret", f"{upstream} {upstream!r} {upstream.model_dump_json()}")
+
+
+def test_a_key_is_taken_without_the_blanks_around_it() -> None:
+    """A newline at the end of a secret's file is no part of the key."""
+    upstream = Upstream.model_validate({"base_url": "http://h/v1", "api_key": "sk-secret\r\n"})
+    assert upstream.api_key is not None
+    assert upstream.api_key.get_secret_value() == "sk-secret"
+
+
+@pytest.mark.parametrize("key", ["sk-a\nb", "sk-\u00e9", "sk a"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: str) -> None:
+    """A key with a blank or a letter of another alphabet in it would fail at every call, and be quoted there."""
+    with pytest.raises(ValueError, match="no header can carry") as failure:
+        Upstream.model_validate({"base_url": "http://h/v1", "api_key": key})
+    assert "sk" not in str(failure.value.errors()[0]["msg"]) if isinstance(failure.value, ValidationError) else False

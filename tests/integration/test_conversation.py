@@ -81,8 +81,8 @@ def crowd(question: str) -> str:
     client = openai.OpenAI(api_key="sk-mine")
     messages = [{"role": "user", "content": question}]
     def ask(_: int) -> str:
-        answer = client.chat.completions.create(model="own", messages=messages)
-        return answer.choices[0].message.content or ""
+        stream = client.chat.completions.create(model="own", messages=messages, stream=True)
+        return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
     with ThreadPoolExecutor(20) as pool:
         return " ".join(pool.map(ask, range(200)))
 
@@ -122,6 +122,21 @@ agent = Agent(name="Stopping", tools=[lookup], tool_use_behavior="stop_on_first_
 """
 
 
+ODD = """
+import asyncio
+from agents import Agent, AgentHooks, UserError
+
+def instructions(context, agent):
+    raise UserError("not a letter: \\udcff")
+
+class Cancelling(AgentHooks):
+    async def on_start(self, context, agent):
+        raise asyncio.CancelledError
+
+agent = Agent(name="Odd", instructions=instructions)
+"""
+
+
 @pytest.fixture(scope="module")
 async def gateway(home: Home, upstream: ScriptedUpstream) -> AsyncIterator[Gateway]:
     """A gateway with agents of many kinds."""
@@ -135,6 +150,8 @@ async def gateway(home: Home, upstream: ScriptedUpstream) -> AsyncIterator[Gatew
     home.agent("Own", OWN_CLIENTS)
     home.agent("Made", FACTORY)
     home.agent("Stopping", STOPPING)
+    home.agent("Odd", ODD)
+    home.agent("Cancelling", ODD.replace("instructions=instructions", "hooks=Cancelling()"))
     home.agent("Responses", "__gateway__ = {'upstream': 'resp'}\nfrom agents import Agent\nagent = Agent(name='R')\n")
     async with running_gateway(home) as started:
         yield started
@@ -280,11 +297,12 @@ async def test_a_run_on_another_loop_of_the_worker_ends(
 
 
 async def test_calls_from_many_threads_at_once_are_all_answered(gateway: Gateway, upstream: ScriptedUpstream) -> None:
-    """Threads that open calls side by side neither break the protocol nor lose an answer."""
-    upstream.script(called("crowd", {"question": "Why?"}), *[said("x")] * 200, said("Because."))
+    """Threads that stream side by side neither break the protocol nor lose, double or reorder a word."""
+    words = [f"{number}," for number in range(60)]
+    upstream.script(called("crowd", {"question": "Why?"}), *[said(*words)] * 200, said("Because."))
     answer = await gateway.ask("own")
     assert answer.json()["choices"][0]["message"]["content"] == "Because."
-    assert upstream.received[-1].body["messages"][-1]["content"] == " ".join(["x"] * 200)
+    assert upstream.received[-1].body["messages"][-1]["content"] == " ".join(["".join(words)] * 200)
 
 
 async def test_any_other_http_of_an_agent_has_no_network_and_is_told_so(
@@ -349,3 +367,16 @@ async def test_messages_of_two_turns_do_not_run_into_each_other(gateway: Gateway
     upstream.script(called("get_weather", {"city": "Rome"}, before="Let me look."), said("Sunny."))
     answer = (await gateway.ask("weather")).json()
     assert answer["choices"][0]["message"]["content"] == "Let me look.\n\nSunny."
+
+
+async def test_an_error_that_is_no_utf_8_ends_its_own_run_alone(gateway: Gateway) -> None:
+    """Whatever characters an exception has in it, the client gets an error and the worker goes on."""
+    answer = await gateway.ask("odd")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "agent_failed")
+    assert (await gateway.status("default/odd"))["restarts"] == 0
+
+
+async def test_a_run_that_the_agent_cancels_itself_is_an_error(gateway: Gateway) -> None:
+    """An answer that nobody gave is not told as an empty one."""
+    answer = await gateway.ask("cancelling")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "agent_failed")

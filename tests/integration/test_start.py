@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import stat
 import subprocess
@@ -17,7 +18,8 @@ import httpx2
 import pytest
 from anyio.streams.text import TextReceiveStream
 
-from tests.integration.process import Home
+from tests.integration.process import Home, running_gateway
+from tests.integration.upstream import ScriptedUpstream, said
 
 COMMAND = str(Path(sys.executable).with_name("agent-gateway"))
 IMAGINARY = """
@@ -199,3 +201,41 @@ async def test_python_m_gateway_takes_no_module_of_the_current_directory_either(
         pass
     loaded = {each.name for each in (tmp_path / "loaded").iterdir()}
     assert loaded <= {"sitecustomize", "usercustomize"}
+
+
+async def test_a_second_signal_ends_an_answer_with_the_reason(home: Home, upstream: ScriptedUpstream) -> None:
+    """At the first signal an answer goes on; at the second it ends with an error event, and so does the gateway."""
+    home.upstreams(chat={"base_url": upstream.url, "model": "test-model"})
+    home.agent("Plain")
+    async with running_gateway(home) as gateway, gateway.http() as client:
+        upstream.script(said("one ", "two", hold=anyio.Event()))
+        body = {"model": "plain", "stream": True, "messages": [{"role": "user", "content": "Count"}]}
+        async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            lines = answer.aiter_lines()
+            while '"one "' not in await anext(lines):
+                pass
+            gateway.process.send_signal(signal.SIGTERM)
+            await gateway.logged("gateway.stopping", requests=1)
+            gateway.process.send_signal(signal.SIGTERM)
+            rest = "".join([line async for line in lines])
+        with anyio.fail_after(10):
+            assert await gateway.process.wait() == 0
+    assert '"code":"worker_lost"' in rest
+    assert "the gateway is stopping" in rest
+    assert "[DONE]" not in rest
+
+
+async def test_no_traceback_on_a_terminal_shows_the_values_of_variables() -> None:
+    """What goes wrong inside the gateway is told with file and line, never with a key that a variable holds."""
+    script = (
+        "import pty, os, sys\n"
+        "code = '''\n"
+        "from gateway.observe import logs\n"
+        'logs.configure("info")\n'
+        'key = "agw-" + "secret" * 4\n'
+        "try:\n    1 / 0\nexcept ZeroDivisionError:\n    logs.logger().exception(\"gateway.bug\")\n'''\n"
+        "pty.spawn([sys.executable, '-c', code])\n"
+    )
+    done = await anyio.run_process([sys.executable, "-c", script])
+    assert b"ZeroDivisionError" in done.stdout
+    assert b"secret" * 4 not in done.stdout

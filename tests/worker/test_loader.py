@@ -64,7 +64,10 @@ def test_no_file_of_the_folder_hides_a_library(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("import no_such_thing.at_all", "the package 'no_such_thing' is not installed (agent.py, line 1)"),
+        (
+            "import no_such_thing.at_all",
+            "the package 'no_such_thing' is not installed where the gateway runs (agent.py, line 1)",
+        ),
         ("\n\ndef", "agent.py, line 3: invalid syntax"),
         ("import sys\nsys.exit(3)", "it called sys.exit(3) (agent.py, line 2)"),
         ("1 / 0", "ZeroDivisionError: division by zero (agent.py, line 1)"),
