@@ -38,6 +38,8 @@ from worker.warden import adopt_orphans, sweep
 BUILT_IN_UPSTREAMS = Path(__file__).parent / "policy" / "upstreams.yaml"
 CONNECTIONS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
 """Connections to upstreams."""
+PATIENCE = 15.0
+"""Seconds after which a start is announced although some agents are still on their way."""
 CLOSE_SECONDS = 10
 """How long running answers have at a stop."""
 
@@ -154,7 +156,7 @@ async def serve(
     limits: Limits | None = None,
     up: Callable[[Front, str], None] = lambda front, address: None,
 ) -> None:
-    """Serve until a signal says stop; `up` is called when every agent has started or failed.
+    """Serve until a signal says stop; `up` is called when every agent has started or failed, or takes long.
 
     Raises:
         StartError: if the gateway cannot start.
@@ -213,7 +215,8 @@ async def _give_up(front: Front) -> None:
 
 
 async def _announce(front: Front, up: Callable[[Front, str], None], address: str) -> None:
-    await front.supervisor.settled()
+    with anyio.move_on_after(PATIENCE):
+        await front.supervisor.settled()
     up(front, address)
 
 

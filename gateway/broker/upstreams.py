@@ -181,12 +181,13 @@ class Servers:
         return server.policy.model
 
     def pick(self, upstream: str, host: str) -> Server:
-        """Return the upstream at a host, else the named one, else the default.
+        """Return the upstream at a host, if it has its key, else the named one, else the default.
 
         Raises:
             NoUpstream: if there is none, or it has no key.
         """
-        server = next((each for each in self._servers.values() if host and each.host == host), None)
+        there = (each for each in self._servers.values() if host and each.host == host and not each.policy.lacks_key)
+        server = next(there, None)
         if server is None:
             server = self._servers.get(upstream) if upstream else self.default
         if server is None:

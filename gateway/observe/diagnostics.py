@@ -42,14 +42,14 @@ class Diagnostics:
     def __init__(self, counted: Callable[[str], None], clock: Callable[[], float] = time.time) -> None:
         self._counted = counted
         self._clock = clock
-        self._records: OrderedDict[tuple[str, Stage, str], Diagnostic] = OrderedDict()
+        self._records: OrderedDict[tuple[str, Stage, str, str], Diagnostic] = OrderedDict()
 
     def __iter__(self) -> Iterator[Diagnostic]:
         return iter(tuple(self._records.values()))
 
     def report(self, found: Diagnostic) -> None:
         """Keep a fault and log it; the same one again is counted."""
-        now, key = self._clock(), (found.agent, found.stage, found.message)
+        now, key = self._clock(), (found.agent, found.stage, found.path, found.message)
         before = self._records.pop(key, None)
         first, count = (before.first_seen, before.count + 1) if before else (now, 1)
         self._records[key] = replace(found, first_seen=first, last_seen=now, count=count)

@@ -116,8 +116,13 @@ def _names(model: Any, where: list[int | str]) -> list[str]:
     """The keys that a model knows at a place within it."""
     for part in where:
         # of a model its field, else what a dict or a tuple holds
-        model = model.model_fields[part].annotation if hasattr(model, "model_fields") else get_args(model)[-1]
+        model = model.model_fields[part].annotation if hasattr(model, "model_fields") else _held(model)
     return sorted(getattr(model, "model_fields", {}))
+
+
+def _held(annotation: Any) -> Any:
+    """What a dict, a list or a tuple holds."""
+    return [each for each in get_args(annotation) if each is not ...][-1]
 
 
 def _at(tree: Any, where: list[int | str]) -> Any:

@@ -49,7 +49,7 @@ class Status:
     generation: int
     restarts: int
     in_flight: int
-    pid: int
+    pid: int | None
 
 
 class Supervisor:
@@ -148,7 +148,7 @@ class Supervisor:
             generation=life.generation,
             restarts=max(life.generation - 1, 0),
             in_flight=worker.in_flight if worker else 0,
-            pid=worker.pid if worker else 0,
+            pid=worker.pid if worker else None,
         )
 
     def _tell(self, served: _Served, event: lifecycle.Event) -> None:

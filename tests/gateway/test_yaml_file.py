@@ -209,3 +209,11 @@ def test_no_text_raises_anything_but_a_document_error(file: Path, content: str) 
     for model in (Free, Upstreams, Security):
         with suppress(DocumentError):
             assert isinstance(yaml_file.read(file, model, {}), model)
+
+
+def test_a_key_in_a_list_is_met_with_what_the_list_may_hold(tmp_path: Path) -> None:
+    """The word that was meant is found in the items of a list, too."""
+    path = tmp_path / "security.yaml"
+    path.write_text(f'keys:\n  - name: a\n    sha256: "{"0" * 64}"\n    agent: ["*"]\n')
+    with pytest.raises(DocumentError, match=r"security.yaml:4: unknown key 'keys.0.agent'; did you mean 'agents'\?"):
+        yaml_file.read(path, Security)
