@@ -83,6 +83,8 @@ class Count:
         self.finish = ""
         self.whole = False
         """Whether the answer has come to its end."""
+        self.done = False
+        """Whether nothing follows it, not even usage."""
         self._rest: list[bytes] = []
         self._size = 0
 
@@ -115,7 +117,7 @@ class Count:
 
     def _read(self, event: bytes) -> None:
         if event == b"[DONE]":
-            self.whole = True
+            self.whole = self.done = True
             return
         if (read := _event(event)) is None:
             return
@@ -124,7 +126,7 @@ class Count:
         if read.choices and read.choices[0].finish_reason:
             self.finish, self.whole = read.choices[0].finish_reason, True
         if read.type in ENDS and read.response:
-            self.whole = True
+            self.whole = self.done = True
             self.finish = _finish(read.response)
             self.usage = read.response.usage.usage() if read.response.usage else None
 

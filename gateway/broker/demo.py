@@ -4,6 +4,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import anyio
@@ -14,8 +15,10 @@ from gateway.errors import UpstreamRefused
 WORD_SECONDS = 0.02
 SIGNATURE = " (I am the demo upstream: no model was asked.)"
 Schema = Mapping[str, Any]
-DEPTH = 8
-"""Levels of a schema that are filled in."""
+DEPTH, VALUES = 8, 500
+"""Levels of a schema, and values in all, that are filled in."""
+QUESTION, TOOLS = 4000, 128
+"""Characters of a question, and tools, that are looked at."""
 
 
 def headers(body: Mapping[str, Any]) -> dict[str, str]:
@@ -54,7 +57,7 @@ async def answer(path: str, body: Mapping[str, Any]) -> AsyncIterator[bytes]:
 def compose(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the message that answers a conversation; pure."""
     messages = [each for each in body.get("messages") or () if isinstance(each, Mapping)]
-    question = next((_text(each) for each in reversed(messages) if each.get("role") == "user"), "")
+    question = next((_text(each) for each in reversed(messages) if each.get("role") == "user"), "")[:QUESTION]
     last = messages[-1] if messages else {}
     schema = _schema(body.get("response_format"))
     answered = last.get("role") == "tool"
@@ -81,7 +84,7 @@ def _call(function: dict[str, str]) -> dict[str, Any]:
 
 def _named(tools: Sequence[Mapping[str, Any]], question: str) -> Mapping[str, Any] | None:
     """The first tool whose name stands in the question."""
-    for tool in tools:
+    for tool in tools[:TOOLS]:
         function = tool.get("function")
         if isinstance(function, Mapping) and re.search(rf"\b{re.escape(str(function.get('name')))}\b", question, re.I):
             return function
@@ -95,23 +98,35 @@ def _schema(response_format: object) -> Mapping[str, Any] | None:
     return schema if isinstance(schema, Mapping) else None
 
 
-def _example(schema: Schema, question: str, root: Schema | None = None, depth: int = DEPTH) -> Any:
+def _example(schema: Schema, question: str) -> Any:
     """A value that fits a schema, with what can be had from the question in it."""
-    root = root or schema
-    if depth <= 0:
-        return None
-    if (other := _stands_for(schema, root)) is not None:
-        return _example(other, question, root, depth - 1)
-    if "const" in schema or schema.get("enum"):
-        return schema["const"] if "const" in schema else schema["enum"][0]
-    kind = schema.get("type", "object")
-    kind = kind[0] if isinstance(kind, list) else kind
-    if kind == "object":
-        fields = (schema.get("properties") or {}).items()
-        return {name: _example(each, question, root, depth - 1) for name, each in fields}
-    if kind == "array":
-        return [_example(schema.get("items") or {}, question, root, depth - 1)]
-    return _scalar(kind, question)
+    return _Example(schema, question).fill(schema)
+
+
+class _Example:
+    """Fills in one schema, up to so many values: references may unfold to far more than the schema holds."""
+
+    def __init__(self, root: Schema, question: str) -> None:
+        self._root = root
+        self._question = question
+        self._left = VALUES
+
+    def fill(self, schema: Schema, depth: int = DEPTH) -> Any:
+        self._left -= 1
+        if depth <= 0 or self._left < 0:
+            return None
+        if (other := _stands_for(schema, self._root)) is not None:
+            return self.fill(other, depth - 1)
+        if "const" in schema or schema.get("enum"):
+            return schema["const"] if "const" in schema else schema["enum"][0]
+        kind = schema.get("type", "object")
+        kind = kind[0] if isinstance(kind, list) else kind
+        if kind == "object":
+            fields = islice((schema.get("properties") or {}).items(), max(self._left, 0))
+            return {name: self.fill(each, depth - 1) for name, each in fields}
+        if kind == "array":
+            return [self.fill(schema.get("items") or {}, depth - 1)]
+        return _scalar(kind, self._question)
 
 
 def _stands_for(schema: Schema, root: Schema) -> Schema | None:

@@ -28,6 +28,8 @@ REFUSALS = (400, 413, 422)
 """Statuses that are about the request, not about the upstream's health."""
 MESSAGE = 1000
 """Characters of an upstream's words that are passed on; cut only after the key is out of them."""
+TRAILER_SECONDS = 0.5
+"""How long the end of a body may come after the end of its answer."""
 PASSED_ON = ("content-type", "retry-after", "x-request-id")
 
 
@@ -135,7 +137,8 @@ class ModelBroker:
             await exchange.data(whole.content)
             return
         count = Count()
-        async for data in response.aiter_bytes():
+        chunks = response.aiter_bytes()
+        async for data in chunks:
             scope.deadline = math.inf
             count.feed(data)
             exchange.usage, exchange.finish = count.usage, count.finish
@@ -143,7 +146,12 @@ class ModelBroker:
                 exchange.head(200, headers)
             await exchange.data(data)
             scope.deadline = anyio.current_time() + pause
+            if count.done:
+                break
         count.end()
+        with anyio.move_on_after(TRAILER_SECONDS):  # the end of the body, so that the connection can be used again
+            async for _ in chunks:
+                pass
 
     async def _refuse(self, exchange: Exchange, server: Server | None, error: GatewayError) -> None:
         """Tell the worker, in OpenAI's words where the answer has not begun, so that an agent's own handling works."""

@@ -1,5 +1,6 @@
 """Promises of the demo upstream."""
 
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -203,3 +204,13 @@ async def test_no_request_of_a_worker_breaks_the_demo(body: dict[str, Any]) -> N
 async def test_other_paths_have_nothing() -> None:
     """The demo lists no models and makes no embeddings."""
     assert await whole({}, "embeddings") == [b'{"object":"list","data":[]}']
+
+
+def test_a_schema_that_unfolds_without_end_is_filled_in_at_once() -> None:
+    """References that fan out cost the gateway no more than a few hundred values."""
+    fan = {f"f{number}": {"$ref": "#/$defs/x"} for number in range(40)}
+    schema = {"type": "object", "properties": fan, "$defs": {"x": {"type": "object", "properties": fan}}}
+    form = {"type": "json_schema", "json_schema": {"schema": schema}}
+    begun = time.monotonic()
+    compose({"messages": [{"role": "user", "content": "x" * 100_000}], "response_format": form})
+    assert time.monotonic() - begun < 1

@@ -9,7 +9,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
 from tests.integration.process import Gateway, Home, running_gateway
-from tests.integration.upstream import ScriptedUpstream, called, responded, said
+from tests.integration.upstream import HEAD, Connection, ScriptedUpstream, called, responded, said, silent
 
 WEATHER = """
 from agents import Agent, function_tool
@@ -380,3 +380,22 @@ async def test_a_run_that_the_agent_cancels_itself_is_an_error(gateway: Gateway)
     """An answer that nobody gave is not told as an empty one."""
     answer = await gateway.ask("cancelling")
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "agent_failed")
+
+
+async def test_an_answer_ends_with_its_done_even_where_the_body_stays_open(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    """An upstream that forgets to end its body keeps no client waiting."""
+
+    async def left_open(connection: Connection) -> None:
+        chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+        await connection.raw(HEAD)
+        await connection.event(chunk | {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]})
+        await connection.chunk(b"data: [DONE]\n\n")
+        await silent(connection)
+
+    upstream.script(left_open)
+    with anyio.fail_after(5):
+        answer = await gateway.ask("plain", stream=True)
+    assert '"Hi"' in answer.text
+    assert answer.text.endswith("data: [DONE]\n\n")
