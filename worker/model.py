@@ -27,7 +27,6 @@ from worker.calls import DEPTH, Call, CallFailed, Calls
 from worker.transport import AsyncTransport
 
 BASE_URL = "http://gateway/v1"
-T = TypeVar("T")
 
 
 class GatewayProvider(ModelProvider):
