@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import anyio
@@ -24,22 +25,28 @@ from gateway.broker.upstreams import Servers
 from gateway.catalog.discovery import discover
 from gateway.catalog.spec import AgentSpec
 from gateway.errors import StartError, StateError
-from gateway.observe.diagnostics import Diagnostics
+from gateway.observe.diagnostics import Diagnostic, Diagnostics
 from gateway.observe.logs import logger
 from gateway.observe.metrics import Metrics
 from gateway.policy import yaml_file
+from gateway.policy.agents import AgentPolicy, AgentsDocument, not_in_force
 from gateway.policy.documents import Security, Upstreams
 from gateway.policy.keys import Keys, operator_key
-from gateway.runtime.supervisor import Supervisor, places
-from gateway.runtime.worker import Limits
+from gateway.runtime import plans
+from gateway.runtime.host import installed, survey
+from gateway.runtime.launcher import Launcher
+from gateway.runtime.supervisor import Supervisor, open_to_workers, places
+from gateway.runtime.worker import Ground
 from gateway.settings import Settings
-from worker.warden import adopt_orphans, sweep
+from worker.kernel import adopt_orphans
+from worker.warden import sweep
 
 BUILT_IN_UPSTREAMS = Path(__file__).parent / "policy" / "upstreams.yaml"
 CONNECTIONS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
 """Connections to upstreams."""
 PATIENCE = 15.0
 """Seconds after which a start is announced although some agents are still on their way."""
+OFF = "GATEWAY_SANDBOX is off: every agent can do what the gateway's user can, and read its keys"
 CLOSE_SECONDS = 10
 """How long running answers have at a stop."""
 
@@ -72,7 +79,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 @asynccontextmanager
-async def running(settings: Settings, address: str, loopback: bool, limits: Limits) -> AsyncIterator[Front]:
+async def running(settings: Settings, address: str, loopback: bool) -> AsyncIterator[Front]:
     """Make all parts, start the agents, and end everything again.
 
     Raises:
@@ -83,22 +90,34 @@ async def running(settings: Settings, address: str, loopback: bool, limits: Limi
         keys = _keys(settings, loopback)
         document = settings.upstreams_file if settings.upstreams_file.exists() else BUILT_IN_UPSTREAMS
         policy = yaml_file.read(document, Upstreams)
+        rules = (
+            yaml_file.read(settings.agents_file, AgentsDocument) if settings.agents_file.exists() else AgentsDocument()
+        )
         metrics = Metrics()
         diagnostics = Diagnostics(lambda stage: metrics.diagnostics.labels(stage).inc())
         found = discover(settings.agents)
         for problem in found.problems:
             diagnostics.report(problem)
+        for key in not_in_force(rules):
+            diagnostics.report(
+                Diagnostic(
+                    "policy",
+                    f"`{key}` is read, and not acted on yet",
+                    path=settings.agents_file.name,
+                    severity="warning",
+                )
+            )
         async with httpx2.AsyncClient(limits=CONNECTIONS) as client:
             servers = Servers(policy, client, diagnostics, settings.default_upstream, settings.default_model)
             await servers.choose()
-            async with anyio.create_task_group() as tasks:
+            agents = [_decided(spec, rules.policy_of(spec.id), servers) for spec in found.agents]
+            async with anyio.create_task_group() as zygotes, anyio.create_task_group() as tasks:
                 supervisor = Supervisor(
-                    [_checked(spec, servers) for spec in found.agents],
+                    agents,
                     route=lambda spec: servers.route(spec.hints.upstream, spec.hints.model),
                     broker=ModelBroker(servers, metrics),
                     exports=settings.agent_exports,
-                    places=places(settings.state),
-                    limits=limits,
+                    ground=await _ground(settings, diagnostics, zygotes),
                     metrics=metrics,
                     diagnostics=diagnostics,
                     tasks=tasks,
@@ -107,6 +126,22 @@ async def running(settings: Settings, address: str, loopback: bool, limits: Limi
                 (settings.state / "address").write_text(address + "\n")
                 yield Front(settings, keys, supervisor, servers, metrics, diagnostics, loopback)
                 tasks.cancel_scope.cancel()
+                zygotes.cancel_scope.cancel()
+
+
+async def _ground(settings: Settings, diagnostics: Diagnostics, zygotes: anyio.abc.TaskGroup) -> Ground:
+    """Find out which walls there can be, and make ready what starts workers behind them."""
+    seen, where = installed(), places(settings.state)
+    host = await survey(seen, where.scratch, off=not settings.sandbox)
+    if host.off:
+        diagnostics.report(Diagnostic("walls", OFF, severity="warning", remedy="unset GATEWAY_SANDBOX"))
+    for name, why in host.missing:
+        message = f"this host has no wall {name!r} for agents: {why}"
+        diagnostics.report(Diagnostic("walls", message, severity="warning"))
+    logger().info("walls.surveyed", tier=host.tier, missing=dict(host.missing), landlock=host.landlock)
+    open_to_workers(settings.state, host)
+    launcher = Launcher(where.logs, lambda namespace: plans.zygote(host, seen, where.snapshots / namespace), zygotes)
+    return Ground(host, seen, launcher, where)
 
 
 def _keys(settings: Settings, loopback: bool) -> Keys:
@@ -120,13 +155,23 @@ def _keys(settings: Settings, loopback: bool) -> Keys:
     return keys
 
 
-def _checked(spec: AgentSpec, servers: Servers) -> AgentSpec:
-    """Refuse an agent that asks for an upstream that is not there."""
-    upstream = spec.hints.upstream
-    if spec.refused or not upstream or upstream in servers:
-        return spec
-    known = ", ".join(each.name for each in servers)
-    return replace(spec, refused=f"agent.py: __gateway__ asks for the upstream {upstream!r}; there are {known}")
+def _decided(spec: AgentSpec, policy: AgentPolicy, servers: Servers) -> tuple[AgentSpec, AgentPolicy]:
+    """Put together what an agent asks for and what policy says; refuse one that asks for what it cannot have."""
+    asked = spec.hints.upstream
+    hints = replace(spec.hints, upstream=policy.upstream or asked, model=policy.model or spec.hints.model)
+    decided = replace(spec, hints=hints)
+    if spec.refused:
+        return decided, policy
+    may = [each.name for each in servers if any(fnmatchcase(each.name, glob) for glob in policy.upstreams)]
+    if policy.upstream and policy.upstream not in servers:
+        known = ", ".join(each.name for each in servers)
+        reason = f"policies/agents.yaml gives it the upstream {policy.upstream!r}; there are {known}"
+        return replace(decided, refused=reason), policy
+    if not policy.upstream and asked and asked not in may:
+        offered = ", ".join(may) or "none that it may have"
+        reason = f"agent.py: __gateway__ asks for the upstream {asked!r}; there are {offered}"
+        return replace(decided, refused=reason), policy
+    return decided, policy
 
 
 def _lock(state: Path, stack: ExitStack) -> None:
@@ -153,7 +198,6 @@ async def serve(
     host: str,
     port: int,
     *,
-    limits: Limits | None = None,
     up: Callable[[Front, str], None] = lambda front, address: None,
 ) -> None:
     """Serve until a signal says stop; `up` is called when every agent has started or failed, or takes long.
@@ -165,7 +209,7 @@ async def serve(
     try:
         with bind(host, port) as bound:
             address = _address(bound)
-            async with running(settings, address, is_loopback(host), limits or Limits()) as front:
+            async with running(settings, address, is_loopback(host)) as front:
                 config = uvicorn.Config(
                     application(front),
                     lifespan="off",

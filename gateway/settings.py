@@ -32,6 +32,8 @@ class Settings:
     """The folder of agent folders; by default `agents` in the home."""
     agent_exports: tuple[str, ...] = ("agent",)
     """Names under which a module may export its agent; the first that it has is taken."""
+    agent_config: Path | None = None
+    """The document of how agents run; by default `policies/agents.yaml` in the home."""
     upstream_config: Path | None = None
     """The document of upstreams; by default `policies/upstreams.yaml` in the home."""
     security_config: Path | None = None
@@ -40,6 +42,8 @@ class Settings:
     """The upstream of agents that name none; comes before `default` of the document."""
     default_model: str = ""
     """The model of agents that name none; comes before `model` of the default upstream."""
+    sandbox: bool = True
+    """Whether workers stand behind walls; off lets every agent do what the gateway's user can."""
     log_level: str = "info"
     """The least level that is logged: debug, info, warning or error."""
     prometheus_enabled: bool = True
@@ -56,6 +60,11 @@ class Settings:
     def agents(self) -> Path:
         """The folder of agent folders."""
         return self.agent_discovery_path or self.home / "agents"
+
+    @property
+    def agents_file(self) -> Path:
+        """The document of how agents run."""
+        return self.agent_config or self.home / "policies" / "agents.yaml"
 
     @property
     def upstreams_file(self) -> Path:
@@ -85,7 +94,7 @@ def read(environ: Mapping[str, str], **given: object) -> Settings:
         if text:
             values[each.name] = _parse(each.name, each.type, text)
     values |= {name: value for name, value in given.items() if value is not None}
-    for name in ("home", "state_dir", "agent_discovery_path", "upstream_config", "security_config"):
+    for name in ("home", "state_dir", "agent_discovery_path", "agent_config", "upstream_config", "security_config"):
         if path := values.get(name, Path(".") if name == "home" else None):
             values[name] = _path(name, path)
     return Settings(**values)

@@ -1,25 +1,48 @@
-"""The first code in a worker's interpreter: a warden that stays behind, then the agent; runs in the worker.
+"""The first code in a new interpreter, which walls it in; runs on the untrusted side, standard library only.
 
-    python -I -m worker.boot FD FOLDER
+    python -I -B -u -X utf8 -m worker.boot FD zygote|trial
 
-FD is a listening Unix socket on which the gateway connects, FOLDER holds the one agent.
+FD is a socket to the gateway, whose first message is an `Opening`: the walls to stand behind.
 """
 
+import json
 import os
+import signal
+import socket
 import sys
-from pathlib import Path
 
-from worker.warden import guard
+from worker import trial, walls
+from worker.plan import COMPLAINT, FAILED, plan_of
+from worker.warden import prepare, watch
 
 
 def main() -> None:
-    """Split off the warden, then serve the agent until the gateway says stop or is gone."""
-    fd, folder = int(sys.argv[1]), Path(sys.argv[2])
-    guard(keep=fd)
-    from worker.serve import serve  # noqa: PLC0415 - after the fork: the warden stays small
+    """Stay behind as a warden of a process within walls, or try out which walls there can be."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    opening = json.loads(control.recv(1 << 20))
+    if sys.argv[2] == "trial":
+        trial.answer(control, opening)
+    else:
+        _become_zygote(control, opening)
 
-    os.chdir(folder)
-    serve(fd, folder)
+
+def _become_zygote(control: socket.socket, opening: dict[str, object]) -> None:
+    gateway = os.getppid()
+    prepare()
+    try:
+        plan = plan_of(opening["plan"])  # type: ignore[arg-type]
+        walls.settle(plan)
+        child = walls.enter(plan, keep=[control.fileno()])
+    except walls.WallError as error:
+        os.write(2, f"{COMPLAINT}{error}\n".encode())
+        os._exit(FAILED)
+    if child:
+        control.close()
+        watch(child, gateway)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    from worker import zygote  # noqa: PLC0415 - behind the walls
+
+    zygote.serve(control, warm=bool(opening["warm"]))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ LOAD_SECONDS = 30.0
 def serve(fd: int, folder: Path) -> None:
     """Say hello, import the agent, run it until told to stop."""
     channel = Channel(fd)
-    channel.send(wire.Hello(wire.VERSION, os.getpid()))
+    channel.send(wire.Hello(wire.VERSION))
     load = channel.receive(LOAD_SECONDS)
     if not isinstance(load, wire.Load):
         raise wire.WireError(f"expected Load, got {type(load).__name__}")

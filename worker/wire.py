@@ -9,7 +9,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 
-VERSION = 1
+VERSION = 2
 FRAME_LIMIT = 4 << 20
 """Bytes of one frame's message; longer payloads are cut into pieces."""
 PIECE = 64 << 10
@@ -105,7 +105,6 @@ class Hello(Message):
     """The first message of a worker."""
 
     version: int
-    pid: Id
 
 
 class Ready(Message):

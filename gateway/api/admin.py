@@ -18,6 +18,7 @@ async def health(request: Request) -> Response:
     return Json(
         {
             "status": "ok",
+            "walls": parts.supervisor.walls(),
             "agents": [asdict(each) for each in parts.supervisor.statuses()],
             "upstream": default.name if default else None,
             "upstreams": {each.name: each.problem or "ok" for each in parts.servers},

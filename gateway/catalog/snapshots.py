@@ -22,6 +22,7 @@ def take(folder: Path, store: Path) -> Path:
         SnapshotError: if the folder is too large, or has links that lead out of it.
     """
     try:
+        store.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=".", dir=store))
     except OSError as error:
         raise SnapshotError(f"the folder cannot be copied: {error.strerror}") from error
@@ -30,11 +31,19 @@ def take(folder: Path, store: Path) -> Path:
             target = beside / path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / path, target)
+        _open_to_all(beside)
         return _keep(beside, store / _digest(beside))  # of the copy: the folder may change while it is read
     except OSError as error:
         raise SnapshotError(f"the folder cannot be copied: {error.strerror or error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _open_to_all(copy: Path) -> None:
+    """Let it be read, whoever workers run as and whatever umask the gateway has."""
+    copy.chmod(0o755)
+    for path in copy.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _keep(beside: Path, copy: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from gateway.observe.logs import logger
 
-Stage = Literal["discovery", "import", "runtime", "upstream", "policy"]
+Stage = Literal["discovery", "import", "walls", "runtime", "upstream", "policy"]
 Severity = Literal["error", "warning"]
 LIMIT = 500
 """Records kept; the ones not seen for longest go first."""

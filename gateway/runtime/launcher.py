@@ -1,101 +1,138 @@
-"""Starts a worker process and ends it; the process that the gateway holds is the worker's warden."""
+"""Starts worker processes through zygotes, one for each namespace; runs in the gateway."""
 
+import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
-import sys
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import anyio
+import anyio.abc
+import msgspec
 
+from gateway.observe.logs import logger
+from gateway.observe.text import printable
+from gateway.runtime.host import PYTHON
+from gateway.runtime.worker_log import WorkerLog
+from worker.plan import COMPLAINT, FAILED, Plan
 from worker.warden import sweep
 
-TERM_SECONDS = 6.0
-"""How long a warden has to end all that its worker started: one second more than it takes at most."""
+WARM_SECONDS = 60.0
+"""How long a zygote may take to be up."""
+FORK_SECONDS = 10.0
+END_SECONDS = 7.0
+"""How long a zygote has to end all that a worker left: two seconds more than it takes at most."""
+UNNEEDED_SECONDS = 300.0
+"""A zygote whose last worker ended so long ago ends too."""
+MESSAGE = 64 << 10
+
+ENVIRON = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+"""What a zygote finds in its environment: nothing of the gateway's own."""
+
+
+def environment(writable: str, named: dict[str, str]) -> dict[str, str]:
+    """Return all that a worker finds in its environment: what policy names, and what programs cannot do without."""
+    own = {
+        "HOME": writable,
+        "TMPDIR": writable,
+        "USER": "agent",
+        "OPENAI_API_KEY": "the-gateway-has-the-key",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return ENVIRON | own | named
+
+
+class LaunchError(Exception):
+    """A worker could not be started; another try may go well."""
 
 
 @dataclass(frozen=True)
-class Launch:
-    """What a worker process is started with."""
+class Order:
+    """What a worker is started with."""
 
-    folder: Path
-    """The snapshot of its agent folder."""
-    scratch: Path
-    """The one folder that it may write to."""
+    plan: Plan
+    folder: str
+    """Its agent folder, as it sees it."""
+    environ: dict[str, str]
     listener: int
     """The descriptor of the listening socket."""
     output: int
     """The descriptor for its stdout and stderr."""
 
 
-def environment(scratch: Path) -> dict[str, str]:
-    """Return all that a worker finds in its environment: nothing of the gateway's own."""
-    return {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "LANG": "C.UTF-8",
-        "HOME": str(scratch),
-        "TMPDIR": str(scratch),
-        "OPENAI_API_KEY": "the-gateway-has-the-key",
-        "PYTHONUNBUFFERED": "1",
-    }
+class _Up(msgspec.Struct, forbid_unknown_fields=True, tag=True, tag_field="is"):
+    """The zygote takes orders."""
 
 
-_wardens: set[int] = set()
-"""The processes that the gateway has started and not yet reaped: any other child of it is a stray."""
+class _Forked(msgspec.Struct, forbid_unknown_fields=True, tag=True, tag_field="is"):
+    """The worker of an order runs; its process's descriptor comes with this."""
+
+    order: int
+    pid: int
+
+
+class _Refused(msgspec.Struct, forbid_unknown_fields=True, tag=True, tag_field="is"):
+    """The worker of an order could not be forked."""
+
+    order: int
+    error: str
+
+
+class _Ended(msgspec.Struct, forbid_unknown_fields=True, tag=True, tag_field="is"):
+    """A worker has ended, and nothing is left of it."""
+
+    pid: int
+    status: int
+
+
+_decoder = msgspec.json.Decoder(_Up | _Forked | _Refused | _Ended)
 
 
 class Process:
-    """A running warden with its worker below it."""
+    """A worker with the process that guards it."""
 
-    def __init__(self, launch: Launch) -> None:
-        command = [sys.executable, "-I", "-B", "-u", "-X", "utf8", "-m", "worker.boot"]
-        self._popen = subprocess.Popen(
-            [*command, str(launch.listener), str(launch.folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=launch.output,
-            stderr=launch.output,
-            cwd=launch.scratch,
-            env=environment(launch.scratch),
-            pass_fds=(launch.listener,),
-            start_new_session=True,
-        )
-        try:
-            self._pidfd = os.pidfd_open(self._popen.pid)
-        except OSError:
-            self._popen.kill()
-            self._popen.wait()
-            raise
-        _wardens.add(self._popen.pid)
+    def __init__(self, pidfd: int) -> None:
+        self._pidfd = pidfd
+        self.pid = _pid_of(pidfd)
+        """The guarding process, of which the worker is the one child."""
+        self._reported = anyio.Event()
+        self._status: int | None = None
 
-    @property
-    def pid(self) -> int:
-        """The warden's process id."""
-        return self._popen.pid
+    def report(self, status: int | None) -> None:
+        """Take the zygote's word on how it ended; None where the zygote has ended itself."""
+        self._status = status
+        self._reported.set()
 
     async def wait(self) -> str:
         """Wait for the end, and say how it was: `exit code 1`, `killed by SIGKILL`."""
-        while self._popen.poll() is None:
-            await anyio.wait_readable(self._pidfd)
-        return describe(self._popen.returncode)
+        await anyio.wait_readable(self._pidfd)
+        with anyio.move_on_after(END_SECONDS):
+            await self._reported.wait()
+        return "its zygote ended" if self._status is None else describe(self._status)
 
     async def end(self) -> None:
-        """End the worker and all that it started; a warden that cannot is killed."""
+        """End the worker and all that it started."""
         with anyio.CancelScope(shield=True):
-            if self._popen.poll() is None:
-                self._popen.terminate()
-                with anyio.move_on_after(TERM_SECONDS):
-                    await self.wait()
-            if self._popen.poll() is None:
-                self._popen.kill()
-                await self.wait()
-        os.close(self._pidfd)
-        _wardens.discard(self._popen.pid)
-        sweep(spare=_wardens, patience=0.2)  # a warden that was killed leaves its worker's children to us
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            await self.wait()
+            os.close(self._pidfd)
+
+
+def _pid_of(pidfd: int) -> int:
+    """The process's number as the gateway sees it, in whatever namespace it was made."""
+    text = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
+    return int(next(line.split()[1] for line in text.splitlines() if line.startswith("Pid:")))
 
 
 def describe(code: int) -> str:
-    """Say in words what an exit status means; a warden passes on a signal as 128 + its number."""
+    """Say in words what an exit status means; a guard passes on a signal as 128 + its number."""
     number = -code if code < 0 else code - 128
     if code < 0 or code > 128:
         try:
@@ -103,3 +140,231 @@ def describe(code: int) -> str:
         except ValueError:
             pass
     return f"exit code {code}"
+
+
+_started: set[int] = set()
+"""The processes that the gateway has started and not yet reaped: any other child of it is a stray."""
+
+
+class Zygote:
+    """A running zygote, seen from the gateway."""
+
+    def __init__(self, name: str, plan: Plan, log: WorkerLog, *, warm: bool) -> None:
+        self.name = name
+        self._log = log
+        self._processes: dict[int, Process] = {}
+        self._answers: dict[int, tuple[anyio.Event, list[Process | str]]] = {}
+        self._orders = 0
+        self._up = anyio.Event()
+        self.over = False
+        """Whether it takes no more orders."""
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.setblocking(False)
+        with theirs:
+            self._popen = subprocess.Popen(
+                [*PYTHON, "-m", "worker.boot", str(theirs.fileno()), "zygote"],
+                stdin=subprocess.DEVNULL,
+                stdout=log.write,
+                stderr=log.write,
+                env=ENVIRON,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        _started.add(self._popen.pid)
+        log.close_write()
+        self._control.send(json.dumps({"plan": plan.data(), "warm": warm}).encode())
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody needs it."""
+        return not self._processes and not self._answers
+
+    def dismiss(self) -> None:
+        """Let it end: nobody will need it again."""
+        self.over = True
+        self._control.shutdown(socket.SHUT_RDWR)
+
+    async def up(self) -> None:
+        """Wait until it takes orders.
+
+        Raises:
+            LaunchError: if it does not.
+        """
+        with anyio.move_on_after(WARM_SECONDS):
+            await self._up.wait()
+        if self.over or not self._up.is_set():
+            raise LaunchError(f"the zygote of {self.name} did not come up: {self._log.last or 'see its log'}")
+
+    async def fork(self, order: Order) -> Process:
+        """Start a worker.
+
+        Raises:
+            LaunchError: if it cannot be.
+        """
+        self._orders += 1
+        number = self._orders
+        message = {
+            "order": number,
+            "plan": order.plan.data(),
+            "folder": order.folder,
+            "environ": order.environ,
+        }
+        done = anyio.Event()
+        answer: list[Process | str] = []
+        self._answers[number] = done, answer
+        try:
+            with anyio.move_on_after(FORK_SECONDS):
+                await self._send(json.dumps(message).encode(), [order.listener, order.output])
+                await done.wait()
+        finally:
+            del self._answers[number]
+        if answer and isinstance(answer[0], Process):
+            return answer[0]
+        raise LaunchError(str(answer[0]) if answer else f"the zygote of {self.name} did not answer")
+
+    async def _send(self, data: bytes, fds: list[int]) -> None:
+        while True:
+            try:
+                socket.send_fds(self._control, [data], fds)
+                return
+            except BlockingIOError:
+                await anyio.wait_writable(self._control)
+            except OSError as error:
+                raise LaunchError(f"the zygote of {self.name} is gone: {error.strerror}") from error
+
+    async def attend(self) -> None:
+        """Take its news until it ends, or nobody has needed it for a while; then end all of it."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._log.pump)
+                while not self.over:
+                    with anyio.move_on_after(UNNEEDED_SECONDS):
+                        await anyio.wait_readable(self._control)
+                        self._take()
+                        continue
+                    self.over = self.idle
+                tasks.cancel_scope.cancel()
+        finally:
+            await self._end()
+
+    def _take(self) -> None:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, MESSAGE, 4)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds = b"", []
+        try:
+            self._heed(data, fds)
+        except (msgspec.MsgspecError, KeyError, ValueError, IndexError) as error:
+            logger().error("zygote.odd", zygote=self.name, error=printable(str(error))[:200])
+            self.over = True
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _heed(self, data: bytes, fds: list[int]) -> None:
+        if not data:
+            self.over = True
+            return
+        match _decoder.decode(data):
+            case _Up():
+                self._up.set()
+            case _Forked(order, pid):
+                process = self._processes[pid] = Process(os.dup(fds[0]))
+                self._answer(order, process)
+            case _Refused(order, error):
+                self._answer(order, printable(error)[:500])
+            case _Ended(pid, status):
+                self._processes.pop(pid).report(status)
+
+    def _answer(self, order: int, answer: Process | str) -> None:
+        done, into = self._answers[order]
+        into.append(answer)
+        done.set()
+
+    async def _end(self) -> None:
+        """End it with all that it has started, and tell all who wait."""
+        self.over = True
+        self._up.set()
+        with anyio.CancelScope(shield=True):
+            self._control.close()
+            if self._popen.poll() is None:
+                self._popen.terminate()
+                with anyio.move_on_after(END_SECONDS):
+                    await _reaped(self._popen)
+            if self._popen.poll() is None:
+                self._popen.kill()
+                await _reaped(self._popen)
+        _started.discard(self._popen.pid)
+        sweep(spare=_started, patience=0.2)  # a warden that was killed leaves its children to us
+        for process in self._processes.values():
+            process.report(None)
+        for done, _ in self._answers.values():
+            done.set()
+        self._log.close()
+
+
+async def _reaped(popen: subprocess.Popen[bytes]) -> None:
+    pidfd = os.pidfd_open(popen.pid)
+    try:
+        while popen.poll() is None:
+            await anyio.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+@dataclass
+class _Shared:
+    zygote: Zygote | None = None
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+
+
+class Launcher:
+    """Starts workers: by fork from the zygote of their namespace, or each from one of its own."""
+
+    def __init__(self, logs: Path, plan: Callable[[str], Plan], tasks: anyio.abc.TaskGroup) -> None:
+        self._logs = logs
+        self._plan = plan
+        """The walls of a zygote, by namespace."""
+        self._tasks = tasks
+        self._shared: dict[str, _Shared] = {}
+        self._warming = anyio.CapacityLimiter(os.cpu_count() or 1)
+
+    @asynccontextmanager
+    async def launched(self, namespace: str, start: Literal["fork", "exec"], order: Order) -> AsyncIterator[Process]:
+        """Start a worker, and end it after.
+
+        Raises:
+            LaunchError: if it cannot be started.
+        """
+        async with AsyncExitStack() as stack:
+            if start == "fork":
+                zygote = await self._zygote(namespace)
+            else:
+                zygote = await self._begin(namespace, warm=False)
+                stack.callback(zygote.dismiss)
+            process = await zygote.fork(order)
+            stack.push_async_callback(process.end)
+            yield process
+
+    async def _zygote(self, namespace: str) -> Zygote:
+        shared = self._shared.setdefault(namespace, _Shared())
+        async with shared.lock:
+            if shared.zygote is None or shared.zygote.over:
+                shared.zygote = await self._begin(namespace, warm=True)
+            return shared.zygote
+
+    async def _begin(self, namespace: str, *, warm: bool) -> Zygote:
+        async with self._warming:
+            zygote = Zygote(
+                namespace, self._plan(namespace), WorkerLog(self._logs / f"{namespace}.zygote.log"), warm=warm
+            )
+            self._tasks.start_soon(zygote.attend)
+            await zygote.up()
+            return zygote
+
+
+def complaint(status: str, last: str) -> str:
+    """Return what a process said of its walls before it ended for want of them; empty for any other end."""
+    return last.removeprefix(COMPLAINT) if status == f"exit code {FAILED}" and last.startswith(COMPLAINT) else ""

@@ -58,10 +58,9 @@ class Session:
         broker: Broker,
         notice: Callable[[str], None],
         send: Callable[[bytes], None],
+        met: Callable[[], None],
         settle: Callable[[wire.Ready | wire.Broken], None],
     ) -> None:
-        self.pid = 0
-        """The process that runs the agent, as the worker says; 0 before its Hello."""
         self.runs: dict[int, Run] = {}
         """Its requests."""
         self._spec = spec
@@ -70,7 +69,10 @@ class Session:
         self._broker = broker
         self._notice = notice
         self._send = send
+        self._met = met
+        """Called at its Hello."""
         self._settle = settle
+        self._greeted = False
         self.settled = False
         """Whether it has said how its import went; from then on it listens."""
         self._notices = 0
@@ -105,7 +107,7 @@ class Session:
         Raises:
             WireError: to end the worker.
         """
-        if not self.pid and not isinstance(message, wire.Hello):
+        if not self._greeted and not isinstance(message, wire.Hello):
             raise wire.WireError(f"{type(message).__name__} before Hello")
         match message:
             case wire.Hello():
@@ -147,11 +149,15 @@ class Session:
                 exchange.credit(message.bytes)
 
     def _greet(self, hello: wire.Hello) -> None:
-        if self.pid:
+        if self._greeted:
             raise wire.WireError("a second Hello")
-        if not hello.pid or hello.version != wire.VERSION:
+        if hello.version != wire.VERSION:
             raise wire.WireError(f"it speaks version {hello.version} of the wire, not {wire.VERSION}")
-        self.pid = hello.pid
+        self._greeted = True
+        self._met()
+
+    def load(self) -> None:
+        """Tell the worker to import its agent."""
         load = wire.Load(self._spec.id, self._exports, self._route.api, self._route.model)
         self._send(wire.encode(load))
 

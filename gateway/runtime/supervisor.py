@@ -14,17 +14,28 @@ from gateway import errors
 from gateway.catalog import snapshots
 from gateway.catalog.discovery import shown
 from gateway.catalog.spec import AgentSpec
-from gateway.observe.diagnostics import Diagnostic, Diagnostics
+from gateway.observe.diagnostics import Diagnostic, Diagnostics, Stage
 from gateway.observe.logs import logger
 from gateway.observe.metrics import Metrics
+from gateway.policy.agents import AgentPolicy
 from gateway.runtime import lifecycle
+from gateway.runtime.launcher import LaunchError
 from gateway.runtime.lifecycle import Life, Phase
+from gateway.runtime.plans import Host
 from gateway.runtime.run import Run
 from gateway.runtime.session import Broker, Route
-from gateway.runtime.worker import Ending, Limits, Places, Worker, remove
+from gateway.runtime.worker import Ending, Ground, Places, Worker, remove
 
 JITTER = 0.25
 """A pause is made longer by up to this part of it, so that many do not end at once."""
+
+
+STAGES: dict[str, Stage] = {"unusable": "import", "walls": "walls", "limit": "runtime", "died": "runtime"}
+"""Where an operator finds each kind of ending."""
+
+
+MEMORY = "watch"
+"""Who holds workers to their limit of memory."""
 
 
 @dataclass
@@ -32,6 +43,7 @@ class _Served:
     """An agent, its state, and its worker."""
 
     spec: AgentSpec
+    policy: AgentPolicy
     life: Life = field(default_factory=Life)
     worker: Worker | None = None
     changed: anyio.Event = field(default_factory=anyio.Event)
@@ -50,6 +62,10 @@ class Status:
     restarts: int
     in_flight: int
     pid: int | None
+    walls: str
+    """The tier of its walls."""
+    memory: str
+    """Who holds it to its limit of memory."""
 
 
 class Supervisor:
@@ -57,23 +73,21 @@ class Supervisor:
 
     def __init__(
         self,
-        specs: Iterable[AgentSpec],
+        agents: Iterable[tuple[AgentSpec, AgentPolicy]],
         *,
         route: Callable[[AgentSpec], Route],
         broker: Broker,
         exports: tuple[str, ...],
-        places: Places,
-        limits: Limits,
+        ground: Ground,
         metrics: Metrics,
         diagnostics: Diagnostics,
         tasks: anyio.abc.TaskGroup,
     ) -> None:
-        self._served = {spec.id: _Served(spec) for spec in specs}
+        self._served = {spec.id: _Served(spec, policy) for spec, policy in agents}
         self._route = route
         self._broker = broker
         self._exports = exports
-        self._places = places
-        self._limits = limits
+        self._ground = ground
         self._metrics = metrics
         self._diagnostics = diagnostics
         self._tasks = tasks
@@ -81,9 +95,9 @@ class Supervisor:
     def start(self) -> None:
         """Start all agents, side by side."""
         for served in self._served.values():
-            if served.spec.refused:
-                served.life = Life(Phase.FAILED, reason=served.spec.refused)
-                self._report(served, Ending("unusable", served.spec.refused))
+            if refused := served.spec.refused or self._ground.host.why_not(served.policy.sandbox):
+                served.life = Life(Phase.FAILED, reason=refused)
+                self._report(served, Ending("unusable" if served.spec.refused else "walls", refused))
             else:
                 self._tell(served, lifecycle.Start())
 
@@ -96,6 +110,11 @@ class Supervisor:
     def statuses(self) -> list[Status]:
         """Return all agents, by id."""
         return [self._status(served) for _, served in sorted(self._served.items())]
+
+    def walls(self) -> dict[str, object]:
+        """Return which walls stand around workers on this host, and which are missing and why."""
+        host = self._ground.host
+        return {"tier": host.tier, "missing": dict(host.missing), "landlock": host.landlock, "memory": MEMORY}
 
     def end_runs(self) -> None:
         """End all runs that are under way, for the gateway stops."""
@@ -129,7 +148,7 @@ class Supervisor:
             yield run
 
     async def _ready_worker(self, served: _Served) -> Worker:
-        with anyio.move_on_after(self._limits.ready_seconds):
+        with anyio.move_on_after(served.policy.ready_seconds):
             while served.life.phase is Phase.STARTING:
                 await served.changed.wait()
         if served.life.phase is Phase.READY and served.worker:
@@ -149,6 +168,8 @@ class Supervisor:
             restarts=max(life.generation - 1, 0),
             in_flight=worker.in_flight if worker else 0,
             pid=worker.pid if worker else None,
+            walls=self._ground.host.tier,
+            memory=MEMORY,
         )
 
     def _tell(self, served: _Served, event: lifecycle.Event) -> None:
@@ -176,8 +197,8 @@ class Supervisor:
             took = anyio.current_time() - begun
             log.info("worker.ready", pid=worker.pid, seconds=round(took, 3))
             self._metrics.ready.labels(id_).observe(took)
-            self._diagnostics.resolve(id_, "import")
-            self._diagnostics.resolve(id_, "runtime")
+            for stage in set(STAGES.values()):
+                self._diagnostics.resolve(id_, stage)
             served.worker = worker
             self._tell(served, lifecycle.Became(generation))
 
@@ -189,9 +210,10 @@ class Supervisor:
         worker = Worker(
             served.spec,
             generation,
+            policy=served.policy,
+            ground=self._ground,
             route=self._route(served.spec),
             exports=(served.spec.hints.export,) if served.spec.hints.export else self._exports,
-            limits=self._limits,
             broker=self._broker,
             notice=lambda message: self._notice(id_, message),
             ended=ended,
@@ -199,10 +221,13 @@ class Supervisor:
         log.info("worker.start")
         self._metrics.starts.labels(id_).inc()
         try:
-            snapshot = await anyio.to_thread.run_sync(snapshots.take, served.spec.folder, self._places.snapshots)
-            await worker.live(snapshot, self._places, ready)
+            store = self._ground.places.snapshots / served.spec.namespace
+            snapshot = await anyio.to_thread.run_sync(snapshots.take, served.spec.folder, store)
+            await worker.live(snapshot, ready)
         except (snapshots.SnapshotError, OSError) as error:
             worker.end(Ending("unusable", f"it cannot be started: {error}"))
+        except LaunchError as error:
+            worker.end(Ending("died", f"it could not be started: {error}"))
         except Exception as error:  # a fault of ours in tending one worker must not end the others
             log.exception("gateway.bug")
             worker.end(Ending("died", f"the gateway failed to tend it: {type(error).__name__}"))
@@ -213,7 +238,7 @@ class Supervisor:
     def _ended(self, served: _Served, generation: int, ending: Ending) -> None:
         served.worker = None
         self._report(served, ending)
-        if ending.kind == "unusable":
+        if ending.kind in ("unusable", "walls"):
             self._tell(served, lifecycle.Unusable(generation, ending.reason))
         else:
             self._tell(served, lifecycle.Died(generation, ending.reason, ending.uptime))
@@ -221,7 +246,7 @@ class Supervisor:
     def _report(self, served: _Served, ending: Ending) -> None:
         self._diagnostics.report(
             Diagnostic(
-                "import" if ending.kind == "unusable" else "runtime",
+                STAGES[ending.kind],
                 ending.reason,
                 agent=served.spec.id,
                 path=shown(Path(served.spec.folder.name)),
@@ -239,3 +264,13 @@ def places(state: Path) -> Places:
         for left in folder.iterdir():
             remove(left)
     return made
+
+
+def open_to_workers(state: Path, host: Host) -> None:
+    """Let workers that are another user, and see the disk as it is, walk to what is theirs; they can list nothing."""
+    if host.uid < 0 or host.namespaces:
+        return
+    for folder in (state, state / "scratch"):
+        folder.chmod(0o711)
+    for folder in (state / "logs", state / "run"):
+        folder.chmod(0o700)

@@ -1,6 +1,8 @@
 """One worker of one agent, from its launch to its end, and the requests that it has."""
 
 import contextlib
+import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -13,33 +15,31 @@ from typing import Literal
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
+import anyio.to_thread
 import zmq
 
 from gateway import errors
 from gateway.catalog.spec import AgentSpec
 from gateway.observe.logs import logger
 from gateway.observe.text import printable
-from gateway.runtime.launcher import Launch, Process
+from gateway.policy.agents import AgentPolicy
+from gateway.runtime import plans
+from gateway.runtime.inspection import Mismatch, inspect
+from gateway.runtime.launcher import Launcher, Order, Process, complaint, environment
 from gateway.runtime.link import Link, Listener
+from gateway.runtime.plans import Host, Installed, folders
 from gateway.runtime.run import Run
 from gateway.runtime.session import Broker, Route, Session
+from gateway.runtime.watch import Watch, tasks_of
 from gateway.runtime.worker_log import WorkerLog
 from worker import wire
+from worker.plan import Plan
 
 LAST_WORDS_SECONDS = 1.0
 """How long the end of a process and the end of its connection may be apart."""
 FAREWELL_SECONDS = 2.0
 """How long a worker has to end by itself when it is asked to."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a worker may take."""
-
-    ready_seconds: float = 60
-    run_seconds: float = 600
-    concurrent_runs: int = 32
-    queue_seconds: float = 30
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,21 @@ class Places:
 
 
 @dataclass(frozen=True)
+class Ground:
+    """What all workers stand on: this host's walls, what they see of its disk, who starts them."""
+
+    host: Host
+    installed: Installed
+    launcher: Launcher
+    places: Places
+
+
+@dataclass(frozen=True)
 class Ending:
     """How a worker's life ended."""
 
-    kind: Literal["unusable", "died"]
+    kind: Literal["unusable", "walls", "limit", "died"]
+    """It cannot be imported; its walls are not as planned; it took more than it may; anything else."""
     reason: str
     traceback: str = ""
     uptime: float = 0.0
@@ -83,6 +94,17 @@ def remove(path: Path) -> None:
         logger().warning("state.left_behind", path=str(path), reason=error.strerror)
 
 
+def _scratch(ground: Ground, stack: contextlib.AsyncExitStack) -> Path:
+    """Return a folder for a worker to write to, empty, gone at its end; one with its own root has that in memory."""
+    if ground.host.namespaces:
+        return ground.places.scratch
+    scratch = Path(tempfile.mkdtemp(dir=ground.places.scratch))
+    stack.callback(remove, scratch)
+    if ground.host.uid >= 0:
+        os.chown(scratch, ground.host.uid, ground.host.uid)
+    return scratch
+
+
 class Worker:
     """A worker process and what it is doing."""
 
@@ -91,17 +113,22 @@ class Worker:
         spec: AgentSpec,
         generation: int,
         *,
+        policy: AgentPolicy,
+        ground: Ground,
         route: Route,
         exports: tuple[str, ...],
-        limits: Limits,
         broker: Broker,
         notice: Callable[[str], None],
         ended: Callable[[Ending], None],
     ) -> None:
         self.spec = spec
         self.generation = generation
-        self._limits = limits
+        self.pid = 0
+        """The process that runs the agent, as the kernel says; 0 before it was looked at."""
+        self._policy = policy
+        self._ground = ground
         self._ended = ended
+        self._met = anyio.Event()
         self._session = Session(
             spec,
             route=route,
@@ -109,9 +136,11 @@ class Worker:
             broker=broker,
             notice=notice,
             send=self._send,
+            met=self._met.set,
             settle=self._settle,
         )
-        self._places = anyio.Semaphore(limits.concurrent_runs)
+        self._seats = anyio.Semaphore(policy.concurrent_runs)
+        self._queue = 0
         self._link: Link | None = None
         self._ready = False
         self._settled = anyio.Event()
@@ -125,43 +154,51 @@ class Worker:
         """How many requests it has."""
         return len(self._session.runs)
 
-    @property
-    def pid(self) -> int:
-        """The process that runs the agent, as the worker says."""
-        return self._session.pid
-
-    async def live(self, snapshot: Path, places: Places, ready: Callable[[], None]) -> None:
+    async def live(self, snapshot: Path, ready: Callable[[], None]) -> None:
         """Start the process, call `ready` when it is, and return when nothing is left of it.
 
         That it has ended is told as soon as it is known: what is left of it takes a while to go.
+
+        Raises:
+            LaunchError: if it cannot be started.
         """
-        with contextlib.ExitStack() as stack:
+        ground, places = self._ground, self._ground.places
+        async with contextlib.AsyncExitStack() as stack:
             log = WorkerLog(places.logs / self.spec.namespace / f"{self.spec.name}.log")
             stack.callback(log.close)
-            scratch = Path(tempfile.mkdtemp(dir=places.scratch))
-            stack.callback(remove, scratch)
-            listener = Listener(places.sockets, scratch.name)
+            own = folders(ground.host, snapshot, _scratch(ground, stack))
+            listener = Listener(places.sockets, secrets.token_hex(8))
             stack.callback(listener.close)
             self._link = Link(
                 zmq.Context.instance(), listener.address, self._session.take, self._hung_up.set, self._violated
             )
             stack.callback(self._link.close)
-            process = Process(Launch(snapshot, scratch, listener.socket.fileno(), log.write))
-            try:
-                log.close_write()
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(log.pump)
-                    tasks.start_soon(self._watch_process, process)
-                    tasks.start_soon(self._watch_link)
-                    await self._become_ready(ready)
-                    listener.close()
-                    await self._over.wait()
-                    tasks.cancel_scope.cancel()
-            finally:
-                await self._farewell(process)
+            others = 0 if ground.host.namespaces else await anyio.to_thread.run_sync(tasks_of, self._uid)
+            plan = plans.worker(ground.host, ground.installed, self._policy.limits, own, others)
+            environ = environment(own.writable, self._policy.env)
+            order = Order(plan, own.agent, environ, listener.socket.fileno(), log.write)
+            process = await stack.enter_async_context(
+                ground.launcher.launched(self.spec.namespace, self._policy.start, order)
+            )
+            log.close_write()
+            stack.push_async_callback(self._farewell, process)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(log.pump)
+                tasks.start_soon(self._watch_process, process, log)
+                tasks.start_soon(self._watch_link)
+                tasks.start_soon(self._welcome, process, plan)
+                tasks.start_soon(Watch(process.pid, self._policy.limits, own.scratch, self._overdrew).run)
+                await self._become_ready(ready)
+                listener.close()
+                await self._over.wait()
+                tasks.cancel_scope.cancel()
+
+    @property
+    def _uid(self) -> int:
+        return self._ground.host.uid if self._ground.host.uid >= 0 else os.geteuid()
 
     async def _become_ready(self, ready: Callable[[], None]) -> None:
-        with anyio.move_on_after(self._limits.ready_seconds):
+        with anyio.move_on_after(self._policy.ready_seconds):
             await self._settled.wait()
         if self._over.is_set():
             return
@@ -169,18 +206,36 @@ class Worker:
             self._ready_at = time.monotonic()
             ready()
         else:
-            seconds = self._limits.ready_seconds
+            seconds = self._policy.ready_seconds
             reason = f"it was not ready within {seconds:g} s of its start: is there a loop at import?"
             self.end(Ending("unusable", reason))
 
-    async def _watch_process(self, process: Process) -> None:
+    async def _watch_process(self, process: Process, log: WorkerLog) -> None:
         how = await process.wait()
         with anyio.move_on_after(LAST_WORDS_SECONDS):
             await self._hung_up.wait()  # what it said before its end comes first
-        if self._ready or how.startswith("killed"):
+        await anyio.lowlevel.checkpoint()  # and what it wrote
+        if reason := complaint(how, log.last):
+            self.end(Ending("walls", f"its walls could not be put up: {reason}"))
+        elif "SIGXCPU" in how:
+            self.end(Ending("limit", f"out of CPU time at {self._policy.limits.cpu_seconds} s", uptime=self._uptime()))
+        elif self._ready or how.startswith("killed") or "zygote" in how:
             self.end(Ending("died", f"its worker ended ({how})", uptime=self._uptime()))
         else:
             self.end(Ending("unusable", f"its process ended while the module was being imported ({how})"))
+
+    def _overdrew(self, reason: str) -> None:
+        self.end(Ending("limit", reason, uptime=self._uptime()))
+
+    async def _welcome(self, process: Process, plan: Plan) -> None:
+        """Look at the worker from outside when it has said Hello, and only then tell it anything."""
+        await self._met.wait()
+        try:
+            self.pid = inspect(process.pid, plan, self._uid)
+        except Mismatch as error:
+            self.end(Ending("walls", f"its walls are not as planned: {error}"))
+        else:
+            self._session.load()
 
     async def _watch_link(self) -> None:
         await self._hung_up.wait()
@@ -191,11 +246,10 @@ class Worker:
     async def _farewell(self, process: Process) -> None:
         with anyio.CancelScope(shield=True):
             self.end_runs()
-            if self._link:
+            if self._link and self._session.settled:
                 self._link.send(wire.Stop())
-                with anyio.move_on_after(FAREWELL_SECONDS if self._session.settled else 0):
+                with anyio.move_on_after(FAREWELL_SECONDS):
                     await process.wait()
-            await process.end()
 
     def _why_lost(self) -> errors.WorkerLost:
         reason = self._ending.reason if self._ending else "the gateway is stopping"
@@ -208,14 +262,21 @@ class Worker:
         """Take a place for a run, to be given back by `run`; false where the worker has ended meanwhile.
 
         Raises:
-            AgentBusy: if none became free in time.
+            AgentBusy: if too many wait for one already, or none became free in time.
         """
-        with anyio.move_on_after(self._limits.queue_seconds) as waiting:
-            await self._places.acquire()
+        busy = f"{self.spec.id} has {self._policy.concurrent_runs} runs under way"
+        if self._seats.value == 0 and self._queue >= self._policy.queue:
+            raise errors.AgentBusy(f"{busy}, and {self._queue} requests wait", retry_after=5)
+        self._queue += 1
+        try:
+            with anyio.move_on_after(self._policy.queue_seconds) as waiting:
+                await self._seats.acquire()
+        finally:
+            self._queue -= 1
         if waiting.cancelled_caught:
-            raise errors.AgentBusy(f"{self.spec.id} has {self._limits.concurrent_runs} runs under way", retry_after=5)
+            raise errors.AgentBusy(busy, retry_after=5)
         if self._over.is_set():
-            self._places.release()
+            self._seats.release()
         return not self._over.is_set()
 
     @asynccontextmanager
@@ -235,13 +296,13 @@ class Worker:
                     self._session.close_run(run)
                     tasks.cancel_scope.cancel()
         finally:
-            self._places.release()
+            self._seats.release()
         if failure:
             raise failure
 
     async def _time_out(self, run: Run) -> None:
-        await anyio.sleep(self._limits.run_seconds)
-        run.fail(errors.RunTooLong(f"the run took more than {self._limits.run_seconds:g} s"))
+        await anyio.sleep(self._policy.run_seconds)
+        run.fail(errors.RunTooLong(f"the run took more than {self._policy.run_seconds:g} s"))
 
     def _send(self, frame: bytes) -> None:
         if self._link:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import anyio
 
+from gateway.observe.text import printable
+
 FILE_LIMIT = 8 << 20
 """Bytes of a log file; then it is renamed to `.1`, and the one before that is gone."""
 RATE = 16 << 20
@@ -18,6 +20,8 @@ class WorkerLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.last = ""
+        """The last line that was written, as far as it is known."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._read, self.write = os.pipe()
         os.set_blocking(self._read, False)
@@ -52,6 +56,7 @@ class WorkerLog:
         except BlockingIOError:
             return None
         if data:
+            self.last = printable(data[-1000:].decode("utf-8", "replace").strip().rpartition("\n")[2])
             with contextlib.suppress(OSError):  # a full disk loses lines, not workers
                 self._append(data)
         return len(data)

@@ -22,7 +22,7 @@ from gateway.runtime.launcher import describe, environment
     ],
 )
 def test_an_exit_status_is_told_in_words(code: int, text: str) -> None:
-    """Signals have their names, whether the process had them or its warden passed them on."""
+    """Signals have their names, whether the process had them or its guard passed them on."""
     assert describe(code) == text
 
 
@@ -30,7 +30,8 @@ def test_a_worker_finds_nothing_of_the_gateways_environment(monkeypatch: pytest.
     """No variable of ours, secret or not, is handed on."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("GATEWAY_HOME", "/srv/home")
-    found = environment(tmp_path)
+    found = environment(str(tmp_path), {"UNITS": "metric"})
     assert "sk-secret" not in found.values()
     assert not [name for name in found if name.startswith("GATEWAY_")]
+    assert found["UNITS"] == "metric"
     assert (found["HOME"], found["TMPDIR"]) == (str(tmp_path), str(tmp_path))

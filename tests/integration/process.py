@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,6 @@ import psutil
 from openai import AsyncOpenAI
 
 START_SECONDS = 60
-SERVER = Path(__file__).with_name("limited.py")
 PLAIN = """
 from agents import Agent
 
@@ -40,6 +39,10 @@ class Home:
         path.mkdir(parents=True)
         for name, text in {"agent": source, **files}.items():
             (path / f"{name}.py").write_text(dedent(text))
+
+    def policy(self, **defaults: Any) -> None:
+        """Write `policies/agents.yaml` with these defaults."""
+        (self.root / "policies" / "agents.yaml").write_text(json.dumps({"defaults": defaults}))
 
     def upstreams(self, **upstreams: dict[str, Any]) -> None:
         """Write `policies/upstreams.yaml`; the first one is the default."""
@@ -140,16 +143,13 @@ async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
 
 
 @asynccontextmanager
-async def running_gateway(home: Home, limits: dict[str, float] | None = None, **env: str) -> AsyncIterator[Gateway]:
-    """Serve a home on a free port, and end it; `limits` are those of `runtime.worker.Limits`."""
-    command = [str(Path(sys.executable).with_name("agent-gateway")), "serve"]
-    if limits:
-        command = [sys.executable, str(SERVER), json.dumps(limits)]
+async def running_gateway(home: Home, *, through: Sequence[str] = (), **env: str) -> AsyncIterator[Gateway]:
+    """Serve a home on a free port, and end it; `through` is a command that runs the gateway in other circumstances."""
+    command = [*through, str(Path(sys.executable).with_name("agent-gateway")), "serve", "--port", "0"]
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "OPENAI_"))}
     environ |= {"GATEWAY_HOME": str(home.root), **env}
-    arguments = [] if limits else ["--port", "0"]
     async with anyio.create_task_group() as tasks:
-        process = await anyio.open_process([*command, *arguments], env=environ, cwd="/")
+        process = await anyio.open_process(command, env=environ, cwd="/")
         gateway = Gateway("", home, process, "")
         tasks.start_soon(gateway.read_log)
         try:

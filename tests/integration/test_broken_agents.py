@@ -290,7 +290,8 @@ async def test_an_agent_that_loops_at_import_is_given_up_and_holds_up_nobody(
     home.upstreams(chat={"base_url": upstream.url, "api_key": "sk-operator", "model": "test-model"})
     home.agent("Endless", LOOP)
     home.agent("Plain")
-    async with running_gateway(home, limits={"ready_seconds": 6}) as gateway:
+    home.policy(ready_seconds=6)
+    async with running_gateway(home) as gateway:
         status = await gateway.status("default/endless")
         assert status["state"] == "FAILED"
         assert "not ready within 6 s" in status["reason"]
@@ -299,7 +300,7 @@ async def test_an_agent_that_loops_at_import_is_given_up_and_holds_up_nobody(
         assert "not ready within 6 s" in answer.json()["error"]["message"]
         upstream.script(said("Fine."))
         assert (await gateway.ask("plain")).status_code == 200
-        await until(lambda: len(gateway.descendants()) == 2)  # the healthy worker and its warden
+        await until(lambda: len(gateway.descendants()) == 4)  # the healthy worker, its guard, the zygote and its warden
 
 
 async def test_ten_megabytes_printed_at_import_are_capped(gateway: Gateway) -> None:
@@ -342,7 +343,7 @@ async def test_only_files_that_are_hidden_are_said_to_be(gateway: Gateway) -> No
 async def test_agent_code_stands_in_a_copy_of_its_folder(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     """The working directory has the folder's files, and writing there would not touch the author's."""
     seen = await around(gateway, upstream)
-    assert Path(seen["cwd"]).parent == gateway.home.root / ".agent-gateway" / "snapshots"
+    assert seen["cwd"] == "/agent"
     assert {"agent.py", "near.py", "far.py"} <= set(seen["files"])
     assert seen["argv"] == [f"{seen['cwd']}/agent.py"]
 
@@ -368,7 +369,7 @@ async def test_nothing_of_the_gateways_environment_reaches_an_agent(
     text = json.dumps(environ)
     for secret in ("SECRET_THING", "of-the-gateway", "sk-operator", gateway.key):
         assert secret not in text
-    allowed = {"PATH", "LANG", "HOME", "TMPDIR", "OPENAI_API_KEY", "OPENAI_DEFAULT_MODEL", "PYTHONUNBUFFERED"}
+    allowed = {"PATH", "LANG", "HOME", "TMPDIR", "OPENAI_API_KEY", "OPENAI_DEFAULT_MODEL", "PYTHONUNBUFFERED", "USER"}
     assert set(environ) <= allowed | {"LC_CTYPE"}
 
 

@@ -25,6 +25,7 @@ import gc
 import os
 import signal
 import subprocess
+import sys
 import time
 
 from agents import Agent, function_tool
@@ -34,6 +35,7 @@ from worker.channel import Channel
 
 channel = next(each for each in gc.get_objects() if isinstance(each, Channel))
 earlier = []
+STAY = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(1000)  # stays"]
 
 def frame(body):
     return len(body).to_bytes(4, "big") + body
@@ -83,7 +85,7 @@ ATTACKS = {
     "never_ends": lambda request: [channel.send_frame((1000).to_bytes(4, "big") + b"x"), time.sleep(1000)],
     "strange_request": lambda request: send(wire.Delta(request + 1000, "text", "for another")),
     "strange_call": lambda request: send(wire.CallData(1 << 40, b"", True)),
-    "hello_again": lambda request: send(wire.Hello(wire.VERSION, 1)),
+    "hello_again": lambda request: send(wire.Hello(wire.VERSION)),
     "ready_again": lambda request: send(wire.Ready("agent")),
     "same_call": lambda request: send(*[wire.Call(1 << 20, request, "chat/completions")] * 2),
     "many_calls": lambda request: send(
@@ -110,13 +112,10 @@ def attack(kind: str) -> str:
 def spawn(kind: str) -> str:
     "Start a process that means to stay."
     if kind == "session":
-        pids = [subprocess.Popen(["sleep", "1000"], start_new_session=True).pid]
+        subprocess.Popen(STAY, start_new_session=True)
     else:
-        script = "setsid sleep 1001 >&2 & echo $!; setsid sleep 1002 >&2 & echo $!"
-        pids = subprocess.check_output(["sh", "-c", script]).split()
-    for pid in map(int, pids):
-        while open(f"/proc/{pid}/comm").read() != "sleep\\n":
-            time.sleep(0.01)
+        script = f"import subprocess; [subprocess.Popen({STAY}, start_new_session=True) for _ in 'ab']"
+        subprocess.check_call([sys.executable, "-c", script])
     return "started"
 
 @function_tool
@@ -185,7 +184,7 @@ async def all_gone(processes: list[psutil.Process], seconds: float = 10) -> bool
 
 def sleeps(gateway: Gateway) -> list[psutil.Process]:
     """Return the processes below the gateway that an agent has started."""
-    return [each for each in gateway.descendants() if each.name() == "sleep"]
+    return [each for each in gateway.descendants() if "stays" in "".join(each.cmdline())]
 
 
 async def works_again(gateway: Gateway, upstream: ScriptedUpstream, agent: str) -> None:
@@ -494,7 +493,7 @@ async def test_nothing_is_left_when_the_gateway_ends(
     async with running_gateway(home) as gateway:
         await spawned(gateway, upstream, "spawner", "orphan")
         descendants = gateway.descendants()
-        assert len(descendants) == 4  # a warden, its worker, what that started
+        assert len(descendants) == 6  # a warden, a zygote, a guard, its worker, what that started
         gateway.process.send_signal(signum)
         with anyio.fail_after(20):
             await gateway.process.wait()

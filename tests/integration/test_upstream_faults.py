@@ -520,7 +520,7 @@ async def test_a_server_that_lists_its_models_is_taken_and_settings_come_before_
         assert (await gateway.ask("plain")).status_code == 200
     assert [each.body["model"] for each in upstream.received] == ["test-model"]
     settings = {"GATEWAY_DEFAULT_UPSTREAM": "spare", "GATEWAY_DEFAULT_MODEL": "special"}
-    async with running_gateway(home, **settings) as gateway:  # type: ignore[arg-type]  # mypy takes them for `limits`
+    async with running_gateway(home, **settings) as gateway:
         assert await _default(gateway) == "spare"
         assert (await gateway.ask("plain")).status_code == 200
     assert [each.body["model"] for each in other.received] == ["special"]

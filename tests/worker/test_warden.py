@@ -1,5 +1,6 @@
 """Promises of the warden that need no worker."""
 
+import os
 import subprocess
 import sys
 
@@ -10,9 +11,9 @@ def test_children_are_found_until_they_are_reaped() -> None:
     """A child is listed while it runs and as a zombie, and not after it was waited for."""
     child = subprocess.Popen([sys.executable, "-I", "-S", "-c", "input()"], stdin=subprocess.PIPE)
     with child:
-        assert child.pid in children()
+        assert child.pid in children(os.getpid())
         child.kill()
-    assert child.pid not in children()
+    assert child.pid not in children(os.getpid())
 
 
 def test_a_grandchild_is_not_a_child() -> None:
@@ -22,7 +23,7 @@ def test_a_grandchild_is_not_a_child() -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout
         grandchild = int(child.stdout.readline())
-        found = children()
+        found = children(os.getpid())
         assert child.stdin
         child.stdin.close()
     assert child.pid in found
