@@ -33,9 +33,11 @@ from gateway.policy.agents import AgentPolicy, AgentsDocument, not_in_force
 from gateway.policy.documents import Security, Upstreams
 from gateway.policy.keys import Keys, operator_key
 from gateway.runtime import plans
+from gateway.runtime.cgroup import delegated
 from gateway.runtime.host import installed, survey
 from gateway.runtime.launcher import Launcher
-from gateway.runtime.supervisor import Supervisor, open_to_workers, places
+from gateway.runtime.places import open_to_workers, places
+from gateway.runtime.supervisor import Supervisor
 from gateway.runtime.worker import Ground
 from gateway.settings import Settings
 from worker.kernel import adopt_orphans
@@ -141,7 +143,7 @@ async def _ground(settings: Settings, diagnostics: Diagnostics, zygotes: anyio.a
     logger().info("walls.surveyed", tier=host.tier, missing=dict(host.missing), landlock=host.landlock)
     open_to_workers(settings.state, host)
     launcher = Launcher(where.logs, lambda namespace: plans.zygote(host, seen, where.snapshots / namespace), zygotes)
-    return Ground(host, seen, launcher, where)
+    return Ground(host, seen, launcher, where, None if host.off else delegated())
 
 
 def _keys(settings: Settings, loopback: bool) -> Keys:

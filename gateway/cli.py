@@ -14,7 +14,7 @@ from rich.text import Text
 
 from gateway import settings as settings_of
 from gateway.api.front import Front
-from gateway.app import serve
+from gateway.app import OFF, serve
 from gateway.errors import StartError
 from gateway.observe import logs
 from gateway.runtime.lifecycle import Phase
@@ -56,6 +56,7 @@ def banner(front: Front, address: str) -> None:
     console.print(f"\n[bold]Agent Gateway[/bold] serves on [bold]{address}[/bold]")
     console.print(f"Key: {key}", markup=False)
     console.print(f"Logs of the agents: {front.settings.state / 'logs'}\n", markup=False)
+    console.print(walls(front), "")
     console.print(_upstreams(front), "", _agents(front), "")
     for problem in front.diagnostics:
         if problem.stage == "discovery":
@@ -70,6 +71,16 @@ def banner(front: Front, address: str) -> None:
     body = f'{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "{question}"}}]}}'
     header = f'"Authorization: Bearer $(cat {shlex.quote(str(key))})"'
     click.echo(f"Try it:\n\ncurl -N {address}/v1/chat/completions -H {header} -d '{body}'\n")
+
+
+def walls(front: Front) -> Text:
+    """Say in a line or two which walls stand around agents, and loudly where there are none."""
+    host = front.supervisor.host
+    if host.off:
+        return Text(f"NO WALLS: {OFF}.", "bold white on red")
+    line = f"Walls around agents: {host.tier}; memory: {front.supervisor.memory}"
+    missing = "".join(f"\n  missing: {name} ({why})" for name, why in host.missing)
+    return Text(line + missing, "green" if host.tier == "full" else "yellow")
 
 
 def _upstreams(front: Front) -> Table:

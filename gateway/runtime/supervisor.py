@@ -19,12 +19,12 @@ from gateway.observe.logs import logger
 from gateway.observe.metrics import Metrics
 from gateway.policy.agents import AgentPolicy
 from gateway.runtime import lifecycle
-from gateway.runtime.launcher import LaunchError
 from gateway.runtime.lifecycle import Life, Phase
 from gateway.runtime.plans import Host
 from gateway.runtime.run import Run
 from gateway.runtime.session import Broker, Route
-from gateway.runtime.worker import Ending, Ground, Places, Worker, remove
+from gateway.runtime.worker import Ending, Ground, Worker
+from gateway.runtime.zygote import LaunchError
 
 JITTER = 0.25
 """A pause is made longer by up to this part of it, so that many do not end at once."""
@@ -32,10 +32,6 @@ JITTER = 0.25
 
 STAGES: dict[str, Stage] = {"unusable": "import", "walls": "walls", "limit": "runtime", "died": "runtime"}
 """Where an operator finds each kind of ending."""
-
-
-MEMORY = "watch"
-"""Who holds workers to their limit of memory."""
 
 
 @dataclass
@@ -111,10 +107,20 @@ class Supervisor:
         """Return all agents, by id."""
         return [self._status(served) for _, served in sorted(self._served.items())]
 
+    @property
+    def host(self) -> Host:
+        """Which walls this host gives."""
+        return self._ground.host
+
+    @property
+    def memory(self) -> str:
+        """Who holds workers to their limit of memory: `cgroup` or `watch`."""
+        return "cgroup" if self._ground.groups else "watch"
+
     def walls(self) -> dict[str, object]:
         """Return which walls stand around workers on this host, and which are missing and why."""
-        host = self._ground.host
-        return {"tier": host.tier, "missing": dict(host.missing), "landlock": host.landlock, "memory": MEMORY}
+        host = self.host
+        return {"tier": host.tier, "missing": dict(host.missing), "landlock": host.landlock, "memory": self.memory}
 
     def end_runs(self) -> None:
         """End all runs that are under way, for the gateway stops."""
@@ -169,7 +175,7 @@ class Supervisor:
             in_flight=worker.in_flight if worker else 0,
             pid=worker.pid if worker else None,
             walls=self._ground.host.tier,
-            memory=MEMORY,
+            memory=self.memory,
         )
 
     def _tell(self, served: _Served, event: lifecycle.Event) -> None:
@@ -253,24 +259,3 @@ class Supervisor:
                 traceback=ending.traceback,
             )
         )
-
-
-def places(state: Path) -> Places:
-    """Make the folders of a state folder that workers use; what an ended gateway left in them is removed."""
-    made = Places(state / "run", state / "scratch", state / "snapshots", state / "logs")
-    for folder in (made.sockets, made.scratch, made.snapshots, made.logs):
-        folder.mkdir(parents=True, exist_ok=True)
-    for folder in (made.sockets, made.scratch, made.snapshots):
-        for left in folder.iterdir():
-            remove(left)
-    return made
-
-
-def open_to_workers(state: Path, host: Host) -> None:
-    """Let workers that are another user, and see the disk as it is, walk to what is theirs; they can list nothing."""
-    if host.uid < 0 or host.namespaces:
-        return
-    for folder in (state, state / "scratch"):
-        folder.chmod(0o711)
-    for folder in (state / "logs", state / "run"):
-        folder.chmod(0o700)

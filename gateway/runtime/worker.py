@@ -3,8 +3,6 @@
 import contextlib
 import os
 import secrets
-import shutil
-import stat
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,18 +19,21 @@ import zmq
 
 from gateway import errors
 from gateway.catalog.spec import AgentSpec
-from gateway.observe.logs import logger
 from gateway.observe.text import printable
 from gateway.policy.agents import AgentPolicy
 from gateway.runtime import plans
+from gateway.runtime.cgroup import Group, Groups
 from gateway.runtime.inspection import Mismatch, inspect
-from gateway.runtime.launcher import Launcher, Order, Process, complaint, environment
+from gateway.runtime.launcher import Launcher, environment
 from gateway.runtime.link import Link, Listener
+from gateway.runtime.places import Places, remove
 from gateway.runtime.plans import Host, Installed, folders
+from gateway.runtime.process import Process, complaint
 from gateway.runtime.run import Run
 from gateway.runtime.session import Broker, Route, Session
 from gateway.runtime.watch import Watch, tasks_of
 from gateway.runtime.worker_log import WorkerLog
+from gateway.runtime.zygote import Order
 from worker import wire
 from worker.plan import Plan
 
@@ -43,16 +44,6 @@ FAREWELL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Places:
-    """Folders of the state that workers use."""
-
-    sockets: Path
-    scratch: Path
-    snapshots: Path
-    logs: Path
-
-
-@dataclass(frozen=True)
 class Ground:
     """What all workers stand on: this host's walls, what they see of its disk, who starts them."""
 
@@ -60,6 +51,8 @@ class Ground:
     installed: Installed
     launcher: Launcher
     places: Places
+    groups: Groups | None = None
+    """Where the kernel counts what a worker takes; None where we have to."""
 
 
 @dataclass(frozen=True)
@@ -71,27 +64,6 @@ class Ending:
     reason: str
     traceback: str = ""
     uptime: float = 0.0
-
-
-def remove(path: Path) -> None:
-    """Remove what a worker left, whatever rights and links it gave it; what cannot be removed is logged."""
-
-    def unlock(_: object, name: str, error: object) -> None:
-        left = Path(name)
-        left.parent.chmod(stat.S_IRWXU)
-        if left.is_dir() and not left.is_symlink():  # a link leads to what is not the worker's
-            left.chmod(stat.S_IRWXU)
-            shutil.rmtree(left)
-        else:
-            left.unlink(missing_ok=True)
-
-    try:
-        if path.is_symlink() or not path.is_dir():
-            path.unlink()
-        else:
-            shutil.rmtree(path, onerror=unlock)
-    except OSError as error:
-        logger().warning("state.left_behind", path=str(path), reason=error.strerror)
 
 
 def _scratch(ground: Ground, stack: contextlib.AsyncExitStack) -> Path:
@@ -129,6 +101,7 @@ class Worker:
         self._ground = ground
         self._ended = ended
         self._met = anyio.Event()
+        self._group: Group | None = None
         self._session = Session(
             spec,
             route=route,
@@ -173,6 +146,9 @@ class Worker:
                 zmq.Context.instance(), listener.address, self._session.take, self._hung_up.set, self._violated
             )
             stack.callback(self._link.close)
+            if ground.groups:
+                self._group = ground.groups.make(secrets.token_hex(8), self._policy.limits)
+                stack.push_async_callback(self._group.remove)
             others = 0 if ground.host.namespaces else await anyio.to_thread.run_sync(tasks_of, self._uid)
             plan = plans.worker(ground.host, ground.installed, self._policy.limits, own, others)
             environ = environment(own.writable, self._policy.env)
@@ -187,7 +163,8 @@ class Worker:
                 tasks.start_soon(self._watch_process, process, log)
                 tasks.start_soon(self._watch_link)
                 tasks.start_soon(self._welcome, process, plan)
-                tasks.start_soon(Watch(process.pid, self._policy.limits, own.scratch, self._overdrew).run)
+                if not self._group:
+                    tasks.start_soon(Watch(process.pid, self._policy.limits, own.scratch, self._overdrew).run)
                 await self._become_ready(ready)
                 listener.close()
                 await self._over.wait()
@@ -215,7 +192,9 @@ class Worker:
         with anyio.move_on_after(LAST_WORDS_SECONDS):
             await self._hung_up.wait()  # what it said before its end comes first
         await anyio.lowlevel.checkpoint()  # and what it wrote
-        if reason := complaint(how, log.last):
+        if self._group and self._group.reason:
+            self._overdrew(self._group.reason)
+        elif reason := complaint(how, log.last):
             self.end(Ending("walls", f"its walls could not be put up: {reason}"))
         elif "SIGXCPU" in how:
             self.end(Ending("limit", f"out of CPU time at {self._policy.limits.cpu_seconds} s", uptime=self._uptime()))
@@ -234,8 +213,10 @@ class Worker:
             self.pid = inspect(process.pid, plan, self._uid)
         except Mismatch as error:
             self.end(Ending("walls", f"its walls are not as planned: {error}"))
-        else:
-            self._session.load()
+            return
+        if self._group:
+            self._group.take(process.pid, self.pid)
+        self._session.load()
 
     async def _watch_link(self) -> None:
         await self._hung_up.wait()

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.runtime.launcher import describe, environment
+from gateway.runtime.launcher import environment
+from gateway.runtime.process import describe
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gateway.runtime.worker import remove
+from gateway.runtime.places import remove
 
 
 def test_what_a_worker_left_is_removed_whatever_its_rights(tmp_path: Path) -> None:
