@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8000
 
-.PHONY: run test test-all check fmt lint types coverage smoke pins clean
+.PHONY: run test test-all bench check fmt lint types coverage smoke pins clean
 
 run: .venv/run
 	$(BIN)/agent-gateway serve --port $(PORT)
@@ -13,6 +13,9 @@ test: .venv/dev
 
 test-all: .venv/dev
 	HYPOTHESIS_PROFILE=seeking $(BIN)/pytest -m "slow or not slow"
+
+bench: .venv/dev
+	$(BIN)/python -m tests.bench.starts
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

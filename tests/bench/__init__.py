@@ -1,0 +1,1 @@
+"""Timings, which no test depends on: `make bench`."""
