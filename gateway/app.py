@@ -38,6 +38,7 @@ from gateway.runtime.host import installed, survey
 from gateway.runtime.launcher import Launcher
 from gateway.runtime.places import open_to_workers, places
 from gateway.runtime.supervisor import Supervisor
+from gateway.runtime.watch import Watch
 from gateway.runtime.worker import Ground
 from gateway.settings import Settings
 from worker.kernel import adopt_orphans
@@ -143,7 +144,9 @@ async def _ground(settings: Settings, diagnostics: Diagnostics, zygotes: anyio.a
     logger().info("walls.surveyed", tier=host.tier, missing=dict(host.missing), landlock=host.landlock)
     open_to_workers(settings.state, host)
     launcher = Launcher(where.logs, lambda namespace: plans.zygote(host, seen, where.snapshots / namespace), zygotes)
-    return Ground(host, seen, launcher, where, None if host.off else delegated())
+    groups, watch = delegated(), Watch()
+    zygotes.start_soon(watch.run)
+    return Ground(host, seen, launcher, where, watch, groups)
 
 
 def _keys(settings: Settings, loopback: bool) -> Keys:

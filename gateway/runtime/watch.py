@@ -1,86 +1,108 @@
-"""Watches what the processes of a worker take together, where the kernel has no group for them; runs in the gateway."""
+"""Watches what the processes of each worker take together, where no cgroup does; runs in the gateway."""
 
+import contextlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
 from gateway.policy.agents import Limits
 from worker.warden import children
 
-EVERY, HURRY = 0.1, 0.02
-"""Seconds between two looks, and when a fourth of the memory is taken."""
+TICK = 0.02
+"""Seconds between two looks at a worker that has grown by a fourth of its memory."""
+CALM = 5
+"""All others are looked at every so many ticks."""
 NEAR = 0.8
-"""From this part of the limit on, shared pages are divided among those who share them."""
-SCRATCH_EVERY = 20
-"""The folder to write to is measured at every so many looks."""
+"""From this part of the limit on, pages that processes share are divided among them."""
+SCRATCH_SECONDS = 2.0
+"""Between two measurements of a folder."""
+MOST = 100_000
+"""Files of a folder, or processes of a worker, that are counted at most."""
+_measuring = anyio.CapacityLimiter(1)
 PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
 
 
-@dataclass
 class Watch:
-    """A worker's processes, looked at again and again."""
+    """One loop over all workers."""
 
-    guard: int
-    limits: Limits
-    scratch: str
-    """A folder on disk to be measured too; empty where the kernel limits it."""
-    full: Callable[[str], None]
-    """Called with the reason, when a limit is passed."""
-    _looks: int = 0
-    _taken_kb: int = 0
-    _tree: list[int] = field(default_factory=list)
-    _last_pid: bytes = b""
+    def __init__(self) -> None:
+        self._watched: set[_Watched] = set()
+        self._newest = b""
+        self._ticks = 0
+
+    @contextmanager
+    def over(self, guard: int, limits: Limits, full: Callable[[str], None]) -> Iterator[None]:
+        """Watch a worker; `full` is called with the reason when it passes a limit."""
+        watched = _Watched(guard, limits, full)
+        self._watched.add(watched)
+        try:
+            yield
+        finally:
+            self._watched.discard(watched)
 
     async def run(self) -> None:
-        """Look until a limit is passed."""
+        """Look until cancelled."""
         while True:
-            if reason := self._look():
-                self.full(reason)
-                return
-            await anyio.sleep(HURRY if self._taken_kb > self.limits.memory_mb * 1024 / 4 else EVERY)
+            await anyio.sleep(TICK)
+            self._ticks += 1
+            self._look()
 
-    def _look(self) -> str:
-        self._looks += 1
-        tree = self._processes()
-        limit_kb = self.limits.memory_mb * 1024
-        self._taken_kb = sum(map(_resident_kb, tree))
-        if self._taken_kb > limit_kb * NEAR:
-            self._taken_kb = sum(map(_share_kb, tree))
-        if self._taken_kb > limit_kb:
-            return f"out of memory at {self.limits.memory_mb} MB"
-        if self.scratch and len(tree) > self.limits.processes:
-            return f"more than {self.limits.processes} processes"
-        if self.scratch and self._looks % SCRATCH_EVERY == 0 and _size(self.scratch) > self.limits.scratch_mb << 20:
-            return f"more than {self.limits.scratch_mb} MB in its scratch folder"
+    def _look(self) -> None:
+        """Look at those whose turn it is."""
+        calm = self._ticks % CALM == 0
+        newest = Path("/proc/loadavg").read_bytes().rpartition(b" ")[2]  # the last process that this host has started
+        for each in list(self._watched):
+            if (calm or each.hurried) and (reason := each.look(newest)):
+                each.full(reason)
+
+
+class _Watched:
+    """A worker's processes."""
+
+    def __init__(self, guard: int, limits: Limits, full: Callable[[str], None]) -> None:
+        self.full = full
+        self.hurried = False
+        self._guard = guard
+        self._limits = limits
+        self._newest = b""
+        self._pids: list[int] = []
+        self._least_kb = 1 << 62
+
+    def look(self, newest: bytes) -> str:
+        """Return which limit it has passed; empty for none."""
+        if newest != self._newest:  # else nobody on this host has started a process since
+            self._newest = newest
+            self._pids = _below(self._guard)
+        limits, most_kb = self._limits, self._limits.memory_mb * 1024
+        taken_kb = sum(map(_resident_kb, self._pids))
+        self._least_kb = min(self._least_kb, taken_kb)  # most of which it shares with its zygote
+        self.hurried = taken_kb > self._least_kb + most_kb / 4
+        if taken_kb > most_kb * NEAR and sum(map(_share_kb, self._pids)) > most_kb:
+            return f"out of memory at {limits.memory_mb} MB"
+        if len(self._pids) > limits.processes:
+            return f"more than {limits.processes} processes"
         return ""
-
-    def _processes(self) -> list[int]:
-        """All below the guard; looked for again only when any process of the host has started since."""
-        newest = Path("/proc/loadavg").read_bytes().rpartition(b" ")[2]
-        if newest != self._last_pid:
-            self._last_pid = newest
-            self._tree = _below(self.guard)
-        return self._tree
 
 
 def _below(pid: int) -> list[int]:
     found = [pid]
     for each in found:
         found += children(each)  # grows while it is walked
-        if len(found) > 100_000:
+        if len(found) > MOST:
             break
     return found
 
 
 def _resident_kb(pid: int) -> int:
     try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * PAGE_KB
+        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
+            return int(file.read(100).split()[1]) * PAGE_KB
     except (OSError, IndexError):
-        return 0
+        return 0  # it has ended
 
 
 def _share_kb(pid: int) -> int:
@@ -89,21 +111,28 @@ def _share_kb(pid: int) -> int:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
             return next(int(line.split()[1]) for line in file if line.startswith(b"Pss:"))
     except (OSError, StopIteration):
-        return _resident_kb(pid)
+        return 0
 
 
-def _size(folder: str, most: int = 20_000) -> int:
+async def watch_scratch(folder: str, limits: Limits, full: Callable[[str], None]) -> None:
+    """Measure a folder on disk until it has more than it may; only a file system in memory has a size of its own."""
+    while True:
+        if await anyio.to_thread.run_sync(_size, folder, limiter=_measuring) > limits.scratch_mb << 20:
+            full(f"more than {limits.scratch_mb} MB in its scratch folder")
+            return
+        await anyio.sleep(SCRATCH_SECONDS)
+
+
+def _size(folder: str) -> int:
     """The bytes of the files below a folder; of too many to count, more than any limit."""
     total = count = 0
     for parent, _, names in os.walk(folder):
         for name in names:
             count += 1
-            if count > most:
+            if count > MOST:
                 return 1 << 62
-            try:
+            with contextlib.suppress(OSError):
                 total += os.lstat(os.path.join(parent, name)).st_blocks * 512
-            except OSError:
-                continue
     return total
 
 

@@ -31,7 +31,7 @@ from gateway.runtime.plans import Host, Installed, folders
 from gateway.runtime.process import Process, complaint
 from gateway.runtime.run import Run
 from gateway.runtime.session import Broker, Route, Session
-from gateway.runtime.watch import Watch, tasks_of
+from gateway.runtime.watch import Watch, tasks_of, watch_scratch
 from gateway.runtime.worker_log import WorkerLog
 from gateway.runtime.zygote import Order
 from worker import wire
@@ -51,8 +51,9 @@ class Ground:
     installed: Installed
     launcher: Launcher
     places: Places
-    groups: Groups | None = None
-    """Where the kernel counts what a worker takes; None where we have to."""
+    watch: Watch
+    groups: Groups | None
+    """Where the kernel counts what a worker takes; None where the watch has to."""
 
 
 @dataclass(frozen=True)
@@ -157,14 +158,16 @@ class Worker:
                 ground.launcher.launched(self.spec.namespace, self._policy.start, order)
             )
             log.close_write()
+            if not self._group:
+                stack.enter_context(ground.watch.over(process.pid, self._policy.limits, self._overdrew))
             stack.push_async_callback(self._farewell, process)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(log.pump)
                 tasks.start_soon(self._watch_process, process, log)
                 tasks.start_soon(self._watch_link)
                 tasks.start_soon(self._welcome, process, plan)
-                if not self._group:
-                    tasks.start_soon(Watch(process.pid, self._policy.limits, own.scratch, self._overdrew).run)
+                if own.scratch:
+                    tasks.start_soon(watch_scratch, own.scratch, self._policy.limits, self._overdrew)
                 await self._become_ready(ready)
                 listener.close()
                 await self._over.wait()
