@@ -2,6 +2,7 @@
 
 import json
 import os
+import site
 import socket
 import subprocess
 import sys
@@ -46,6 +47,7 @@ def installed() -> Installed:
         os.path.realpath(sys.executable),
         f"{sys.base_prefix}/lib",
         sys.prefix if sys.prefix != sys.base_prefix else f"{sys.prefix}/lib",
+        *site.getsitepackages(),
         str(package),
     ]
     links = [*_hops(sys.executable), *((each, os.readlink(each)) for each in SYSTEM if os.path.islink(each))]

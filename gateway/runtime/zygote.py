@@ -188,7 +188,7 @@ class Zygote:
             data, fds = b"", []
         try:
             self._heed(data, fds)
-        except (msgspec.MsgspecError, KeyError, ValueError, IndexError) as error:
+        except (msgspec.MsgspecError, LookupError, ValueError, StopIteration) as error:
             logger().error("zygote.odd", zygote=self.name, error=printable(str(error))[:200])
             self.over = True
         finally:
