@@ -12,6 +12,7 @@ import socket
 import sys
 
 from worker import trial, walls
+from worker.kernel import call_process
 from worker.plan import COMPLAINT, FAILED, plan_of
 from worker.warden import prepare, watch
 
@@ -38,6 +39,7 @@ def _become_zygote(control: socket.socket, opening: dict[str, object]) -> None:
         os._exit(FAILED)
     if child:
         control.close()
+        call_process("agw-warden")
         watch(child, gateway)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     from worker import zygote  # noqa: PLC0415 - behind the walls

@@ -13,7 +13,7 @@ MOUNT_READ_ONLY, MOUNT_NO_SUID, MOUNT_NO_DEVICES, MOUNT_NO_EXEC = 1, 2, 4, 8  # 
 _MS_RECURSIVE, _MS_PRIVATE, _MNT_DETACH = 1 << 14, 1 << 18, 2
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC, _MOVE_EMPTY_PATH = 1, 0o2000000, 4
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_SECUREBITS = 1, 4, 24, 28
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_CAPBSET_DROP, _PR_SET_SECUREBITS = 1, 4, 15, 24, 28
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL = 36, 38, 47, 4
 _SECUREBITS = 0xEF
 """No uid is root, no set*id gives capabilities, none are kept or raised as ambient; each of them locked."""
@@ -97,6 +97,12 @@ def become(uid: int) -> None:
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     prctl(_PR_SET_DUMPABLE, 1)  # the change took it, and with it the right to our own files in /proc
+
+
+def call_process(name: str) -> None:
+    """Give this process a name that `ps` and `top` show; of 15 bytes at most."""
+    text = ctypes.create_string_buffer(name.encode()[:15])
+    _check(_libc.prctl(_PR_SET_NAME, text, 0, 0, 0), "prctl(PR_SET_NAME)")
 
 
 def close_all_but(keep: Collection[int]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from worker import walls
-from worker.kernel import adopt_orphans, die_with_parent
+from worker.kernel import adopt_orphans, call_process, die_with_parent
 from worker.plan import plan_of
 from worker.warden import guard, sweep
 
@@ -54,6 +54,7 @@ class Zygote:
         adopt_orphans()
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        call_process("agw-zygote")
         self._say({"is": "_Up"})
         while True:
             ready, _, _ = select.select([self._control, self._wake], [], [])
@@ -114,7 +115,9 @@ def _become_worker(order: dict[str, Any], listener: int, parent: int) -> NoRetur
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        call_process("agw-guard")
         guard(parent)
+        call_process(order["name"])
         gc.enable()
         os.environ.clear()
         os.environ.update(order["environ"])

@@ -153,7 +153,7 @@ class Worker:
             others = 0 if ground.host.namespaces else await anyio.to_thread.run_sync(tasks_of, self._uid)
             plan = plans.worker(ground.host, ground.installed, self._policy.limits, own, others)
             environ = environment(own.writable, self._policy.env)
-            order = Order(plan, own.agent, environ, listener.socket.fileno(), log.write)
+            order = Order(f"agw:{self.spec.name}", plan, own.agent, environ, listener.socket.fileno(), log.write)
             process = await stack.enter_async_context(
                 ground.launcher.launched(self.spec.namespace, self._policy.start, order)
             )

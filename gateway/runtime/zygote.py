@@ -36,6 +36,8 @@ class LaunchError(Exception):
 class Order:
     """What a worker is started with."""
 
+    name: str
+    """How the process is called."""
     plan: Plan
     folder: str
     """Its agent folder, as it sees it."""
@@ -137,6 +139,7 @@ class Zygote:
         number = self._orders
         message = {
             "order": number,
+            "name": order.name,
             "plan": order.plan.data(),
             "folder": order.folder,
             "environ": order.environ,

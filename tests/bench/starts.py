@@ -65,7 +65,7 @@ class Bench:
         log = WorkerLog(self.root / "worker.log")
         stack.callback(log.close)
         environ = environment(own.writable, {})
-        order = Order(plan, own.agent, environ, listener.socket.fileno(), log.write)
+        order = Order("weather", plan, own.agent, environ, listener.socket.fileno(), log.write)
         process = await stack.enter_async_context(self.launcher.launched("bench", start, order))
         with anyio.fail_after(START_SECONDS):
             await greeted.wait()
