@@ -62,7 +62,12 @@ def banner(front: Front, address: str) -> None:
         if problem.stage == "discovery":
             text = f"Not served: {problem.path}: {problem.message}; {problem.remedy}"
             console.print(text, style="yellow", markup=False)
+    if any(each.state is Phase.STARTING for each in front.supervisor.statuses()):
+        console.print("Some agents are still starting; /health says how far they are.\n")
     listed = [each.id for each in front.supervisor.statuses() if each.state is Phase.READY]
+    if not listed and front.supervisor.ids():
+        console.print("No agent is up yet.\n")
+        return
     if not listed:
         console.print("No agent is up. Put one into agents/NAME/agent.py and start again.\n")
         return

@@ -39,6 +39,8 @@ from worker.plan import Plan
 
 LAST_WORDS_SECONDS = 1.0
 """How long the end of a process and the end of its connection may be apart."""
+ENDING_SECONDS = 0.2
+"""How long a process that ends takes to be known as ended; it is told nothing meanwhile."""
 FAREWELL_SECONDS = 2.0
 """How long a worker has to end by itself when it is asked to."""
 
@@ -215,6 +217,8 @@ class Worker:
         try:
             self.pid = inspect(process.pid, plan, self._uid)
         except Mismatch as error:
+            with anyio.move_on_after(ENDING_SECONDS):
+                await self._over.wait()  # one that has just ended has no walls to look at
             self.end(Ending("walls", f"its walls are not as planned: {error}"))
             return
         if self._group:

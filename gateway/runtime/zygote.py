@@ -126,8 +126,10 @@ class Zygote:
         """
         with anyio.move_on_after(WARM_SECONDS):
             await self._up.wait()
-        if self.over or not self._up.is_set():
-            raise LaunchError(f"the zygote of {self.name} did not come up: {self._log.last or 'see its log'}")
+        if not self._up.is_set():
+            raise LaunchError(f"the zygote of {self.name} was not up within {WARM_SECONDS:g} s")
+        if self.over:
+            raise LaunchError(f"the zygote of {self.name} ended: {self._log.last or 'it left no word in its log'}")
 
     async def fork(self, order: Order) -> Process:
         """Start a worker.
