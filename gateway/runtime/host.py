@@ -42,32 +42,34 @@ PYTHON = (sys.executable, "-I", "-B", "-u", "-X", "utf8")
 def installed() -> Installed:
     """Find what every worker needs to see."""
     package = Path(plan.__file__).resolve().parent
+    lib = f"{sys.base_prefix}/lib"
     wanted = [
-        *SYSTEM,
-        os.path.realpath(sys.executable),
-        f"{sys.base_prefix}/lib",
+        *(each for each in SYSTEM if not os.path.islink(each)),
+        *_ways(sys.executable),
+        lib,
+        os.path.realpath(lib),
         sys.prefix if sys.prefix != sys.base_prefix else f"{sys.prefix}/lib",
         *site.getsitepackages(),
         str(package),
     ]
-    links = [*_hops(sys.executable), *((each, os.readlink(each)) for each in SYSTEM if os.path.islink(each))]
-    shown = _outermost(each for each in wanted if os.path.exists(each) and not os.path.islink(each))
+    shown = _outermost(each for each in wanted if os.path.exists(each))
     hidden = str(Path(__file__).resolve().parents[1])
     seen = any(_covers(each, hidden) for each in shown)
     return Installed(
         shown=tuple(shown),
-        links=tuple((path, to) for path, to in dict(links).items() if not any(_covers(each, path) for each in shown)),
+        links=tuple((each, os.readlink(each)) for each in SYSTEM if os.path.islink(each)),
         hidden=(hidden,) if seen else (),
         around=tuple(part for each in shown for part in _around(each, hidden)),
     )
 
 
-def _hops(path: str) -> Iterator[tuple[str, str]]:
-    """Yield the links that lead from a path to the file that it is."""
+def _ways(path: str) -> Iterator[str]:
+    """Yield the names of a file on the way over its links; each of them is shown as that file."""
     while os.path.islink(path):
-        to = os.readlink(path)
-        yield path, to
-        path = os.path.normpath(os.path.join(os.path.dirname(path), to))
+        yield path
+        path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+    yield path
+    yield os.path.realpath(path)
 
 
 def _outermost(paths: Iterable[str]) -> list[str]:

@@ -5,6 +5,7 @@ shows to nobody outside; what it does for a worker with a root of its own, that 
 """
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -43,24 +44,29 @@ def inspect(guard: int, plan: Plan, uid: int) -> int:
             _check(pid, plan, uid)
         if children(below[0]):
             raise Mismatch("it has started processes already")
-    except OSError as error:
-        raise Mismatch(f"it cannot be looked at: {error.strerror}") from error
+    except (OSError, LookupError, ValueError) as error:
+        raise Mismatch(f"it cannot be looked at: {error}") from error
     return below[0]
+
+
+def _read(path: str) -> str:
+    """The text of a file of /proc; a process calls itself what it likes, in any bytes."""
+    return os.fsdecode(Path(path).read_bytes())
 
 
 def _check(pid: int, plan: Plan, uid: int) -> None:
     for thread in os.listdir(f"/proc/{pid}/task"):
-        _check_rights(Path(f"/proc/{pid}/task/{thread}/status").read_text(), plan, uid)
+        _check_rights(_read(f"/proc/{pid}/task/{thread}/status"), plan, uid)
     for name in plan.namespaces:
         if os.readlink(f"/proc/{pid}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}"):
             raise Mismatch(f"it shares the namespace {name} with the gateway")
-    _check_limits(Path(f"/proc/{pid}/limits").read_text(), plan)
+    _check_limits(_read(f"/proc/{pid}/limits"), plan)
     if plan.root:
-        _check_mounts(Path(f"/proc/{pid}/mountinfo").read_text(), plan.root)
+        _check_mounts(_read(f"/proc/{pid}/mountinfo"), plan.root)
 
 
 def _check_rights(status: str, plan: Plan, uid: int) -> None:
-    fields = dict(line.split(":", 1) for line in status.splitlines())
+    fields = dict(line.split(":", 1) for line in status.split("\n") if line)
     if set(fields["Uid"].split()) != {str(uid)}:
         raise Mismatch(f"its user is {fields['Uid'].split()[0]}, not {uid}")
     if plan.bare:
@@ -74,7 +80,7 @@ def _check_rights(status: str, plan: Plan, uid: int) -> None:
 
 
 def _check_limits(text: str, plan: Plan) -> None:
-    there = {line[:26].strip(): line[26:].split()[:2] for line in text.splitlines()[1:]}
+    there = {line[:26].strip(): line[26:].split()[:2] for line in text.strip().split("\n")[1:]}
     for name, soft, hard in plan.limits:
         pairs = zip(there[LIMITS[name]], (soft, hard), strict=True)
         if not all(each.isdecimal() and int(each) <= most for each, most in pairs):
@@ -85,7 +91,7 @@ def _check_mounts(mountinfo: str, root: Root) -> None:
     writable = {each.path for each in root.memory if each.mb}
     planned = ALWAYS_MOUNTED | {each.target for each in root.binds} | {each.path for each in root.memory}
     seen = set()
-    for line in mountinfo.splitlines():
+    for line in mountinfo.strip().split("\n"):
         where, options = _unescaped(line.split()[4]), set(line.split()[5].split(","))
         seen.add(where)
         if not _within(where, planned):
@@ -104,4 +110,5 @@ def _within(path: str, planned: Iterable[str]) -> bool:
 
 
 def _unescaped(text: str) -> str:
-    return text.encode().decode("unicode_escape").encode("latin-1").decode("utf-8", "replace")
+    """Undo how the kernel writes a space, a tab, a line's end and a backslash."""
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), os.fsencode(text)))

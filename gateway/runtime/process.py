@@ -35,6 +35,12 @@ class Process:
             await self._reported.wait()
         return "its zygote ended" if self._status is None else describe(self._status)
 
+    def abandon(self) -> None:
+        """Let it be killed, and forget it."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        os.close(self._pidfd)
+
     async def end(self) -> None:
         """End the worker and all that it started."""
         with anyio.CancelScope(shield=True):

@@ -39,7 +39,7 @@ from worker.plan import Plan
 
 LAST_WORDS_SECONDS = 1.0
 """How long the end of a process and the end of its connection may be apart."""
-ENDING_SECONDS = 0.2
+ENDING_SECONDS = 1.0
 """How long a process that ends takes to be known as ended; it is told nothing meanwhile."""
 FAREWELL_SECONDS = 2.0
 """How long a worker has to end by itself when it is asked to."""

@@ -216,9 +216,12 @@ class Zygote:
                 self._processes.pop(pid).report(status)
 
     def _answer(self, order: int, answer: Process | str) -> None:
-        done, into = self._answers[order]
-        into.append(answer)
-        done.set()
+        if order in self._answers:
+            done, into = self._answers[order]
+            into.append(answer)
+            done.set()
+        elif isinstance(answer, Process):
+            answer.abandon()  # whoever ordered it has given up
 
     async def _end(self) -> None:
         """End it with all that it has started, and tell all who wait."""
