@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -117,7 +118,11 @@ async def survey(seen: Installed, folder: Path, *, off: bool) -> Host:
         "seccomp": Host(seccomp=program),
     }
     said = await anyio.to_thread.run_sync(_survey, hosts, seen, folder)
-    return _judge(said["wrong"], said["abi"], uid, program, no_filter)
+    host = _judge(said["wrong"], said["abi"], uid, program, no_filter)
+    if host.namespaces or not host.seccomp:
+        return host
+    stricter = await anyio.to_thread.run_sync(lambda: compile_filter(keep_metadata=True))
+    return replace(host, seccomp=stricter)
 
 
 def _survey(hosts: dict[str, Host], seen: Installed, folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ for, answers ENOSYS as an older kernel would: libraries then go another way. A c
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 _DENIED = {
@@ -101,6 +101,12 @@ PRCTLS = {
 NAMESPACE_FLAGS = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 """mount, cgroup, uts, ipc, user, pid, net. No time: where clone3 has that flag, clone has the exit signal."""
 
+METADATA = (
+    *("chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchownat", "utime", "utimes", "futimesat", "utimensat"),
+    *("setxattr", "lsetxattr", "setxattrat", "removexattr", "lremovexattr", "removexattrat", "file_setattr"),
+)
+"""What changes a file by its path, and Landlock has no right for."""
+
 _LOW_HALF = 0xFFFFFFFF
 _TYPE_OF_SOCKET = 0xF  # the rest are flags
 _UNIX, _STREAM = 1, 1
@@ -131,11 +137,15 @@ class FilterError(Exception):
     """The filter cannot be made here; the message says what is missing."""
 
 
-def compile_filter() -> bytes:
-    """Return the program of the filter, an array of struct sock_filter for this machine."""
+def compile_filter(*, keep_metadata: bool = False) -> bytes:
+    """Return the program of the filter, an array of struct sock_filter for this machine.
+
+    With `keep_metadata` the calls that change modes, times and owners by path do nothing, and say that they have: the
+    same user has files outside, the gateway's key among them, and a copy in scratch should not fail for its mode.
+    """
     library = _library()
     try:
-        return _compile(library)
+        return _compile(library, METADATA if keep_metadata else ())
     except OSError as error:
         raise FilterError(f"libseccomp cannot make the system call filter: {error}") from error
 
@@ -148,13 +158,15 @@ def _library() -> Any:
     return pyseccomp
 
 
-def _compile(library: Any) -> bytes:
+def _compile(library: Any, idle: Collection[str]) -> bytes:
     rules = library.SyscallFilter(library.ERRNO(errno.ENOSYS))
     rules.set_attr(library.Attr.ACT_BADARCH, library.KILL_PROCESS)
     denied = {name for names in DENIED.values() for name in names}
     for number, name in _known(library):
         if name in denied:
             rules.add_rule(library.ERRNO(errno.EPERM), number)
+        elif name in idle:
+            rules.add_rule(library.ERRNO(0), number)
         elif name in CONDITIONS:
             for conditions in CONDITIONS[name]:
                 arguments = [library.Arg(index, library.MASKED_EQ, *bits) for index, *bits in conditions]
