@@ -6,7 +6,7 @@ import ipaddress
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -36,7 +36,7 @@ from gateway.runtime import plans
 from gateway.runtime.cgroup import delegated
 from gateway.runtime.host import installed, survey
 from gateway.runtime.launcher import Launcher
-from gateway.runtime.places import open_to_workers, places
+from gateway.runtime.places import places
 from gateway.runtime.supervisor import Supervisor
 from gateway.runtime.watch import Watch
 from gateway.runtime.worker import Ground
@@ -120,7 +120,7 @@ async def running(settings: Settings, address: str, loopback: bool) -> AsyncIter
                     route=lambda spec: servers.route(spec.hints.upstream, spec.hints.model),
                     broker=ModelBroker(servers, metrics),
                     exports=settings.agent_exports,
-                    ground=await _ground(settings, diagnostics, zygotes),
+                    ground=await _ground(settings, agents, diagnostics, zygotes),
                     metrics=metrics,
                     diagnostics=diagnostics,
                     tasks=tasks,
@@ -132,7 +132,12 @@ async def running(settings: Settings, address: str, loopback: bool) -> AsyncIter
                 zygotes.cancel_scope.cancel()
 
 
-async def _ground(settings: Settings, diagnostics: Diagnostics, zygotes: anyio.abc.TaskGroup) -> Ground:
+async def _ground(
+    settings: Settings,
+    agents: Iterable[tuple[AgentSpec, AgentPolicy]],
+    diagnostics: Diagnostics,
+    zygotes: anyio.abc.TaskGroup,
+) -> Ground:
     """Find out which walls there can be, and make ready what starts workers behind them."""
     seen, where = installed(), places(settings.state)
     host = await survey(seen, where.scratch, off=not settings.sandbox)
@@ -142,11 +147,11 @@ async def _ground(settings: Settings, diagnostics: Diagnostics, zygotes: anyio.a
         message = f"this host has no wall {name!r} for agents: {why}"
         diagnostics.report(Diagnostic("walls", message, severity="warning"))
     logger().info("walls.surveyed", tier=host.tier, missing=dict(host.missing), landlock=host.landlock)
-    open_to_workers(settings.state, host)
     launcher = Launcher(where.logs, lambda namespace: plans.zygote(host, seen, where.snapshots / namespace), zygotes)
     groups, watch = delegated(), Watch()
     zygotes.start_soon(watch.run)
-    return Ground(host, seen, launcher, where, watch, groups)
+    pool = sum(policy.limits.processes for _, policy in agents)
+    return Ground(host, seen, launcher, where, watch, pool, groups)
 
 
 def _keys(settings: Settings, loopback: bool) -> Keys:

@@ -7,8 +7,6 @@ from typing import Any, Literal
 
 NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 """The kinds that a walled-in process has of its own, by their names in /proc."""
-STAGE = "/tmp"  # noqa: S108 - a mount of our own covers it
-"""Where a new root is put together, before it is the root."""
 FAILED = 71
 """The exit status of a process whose walls could not be put up."""
 COMPLAINT = "the walls could not be put up: "
@@ -49,6 +47,8 @@ class Root:
     """Symbolic links: path and where it leads."""
     memory: tuple[Memory, ...]
     proc: Proc = ""
+    stage: str = "/mnt"
+    """A folder where it is put together, before it is the root: one that nobody needs meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -100,4 +100,5 @@ def _root_of(data: Mapping[str, Any] | None) -> Root | None:
         links=tuple((path, to) for path, to in data["links"]),
         memory=tuple(Memory(**each) for each in data["memory"]),
         proc=data["proc"],
+        stage=data["stage"],
     )

@@ -7,10 +7,12 @@ each worker around itself within that.
 import contextlib
 import os
 import resource
+import socket
+import stat
 from collections.abc import Collection, Iterator
 
 from worker import kernel
-from worker.plan import COMPLAINT, FAILED, STAGE, Bind, Memory, Plan, Root
+from worker.plan import COMPLAINT, FAILED, Bind, Memory, Plan, Root
 
 KINDS = {
     "user": kernel.NEW_USER,
@@ -91,6 +93,9 @@ def _put_up(plan: Plan, uid: int, gid: int) -> None:
     if plan.root:
         with _wall("root"):
             _build(plan.root)
+    if "uts" in plan.namespaces:
+        with _wall("namespaces"):
+            socket.sethostname("agent")
     os.setsid()
     _confine(plan)
 
@@ -138,44 +143,44 @@ def _limit(kind: int, soft: int, hard: int) -> None:
 def _build(root: Root) -> None:
     """Put a new root together out of what is bound into it, and change to it."""
     kernel.make_mounts_private()
-    trees = [(kernel.open_tree(each.source), each) for each in root.binds]  # first: the stage may cover them
+    trees = [(kernel.open_tree(each.source), each) for each in root.binds]
     if root.proc == "outer":
         trees.append((kernel.open_tree("/proc"), Bind("/proc", "/proc")))
-    kernel.mount("tmpfs", STAGE, kernel.MOUNT_NO_SUID | kernel.MOUNT_NO_DEVICES, "size=1m,mode=755")
+    kernel.mount("tmpfs", root.stage, kernel.MOUNT_NO_SUID | kernel.MOUNT_NO_DEVICES, "size=1m,mode=755")
     for tree, bind in trees:
-        _bind(tree, bind)
+        _bind(tree, root.stage + bind.target, changeable=bind.target == "/proc")
     for path, to in root.links:
-        os.makedirs(os.path.dirname(STAGE + path), exist_ok=True)
-        os.symlink(to, STAGE + path)
+        os.makedirs(os.path.dirname(root.stage + path), exist_ok=True)
+        os.symlink(to, root.stage + path)
     for each in root.memory:
-        _keep_in_memory(each)
+        _keep_in_memory(root.stage + each.path, each)
     if root.proc in ("own", "pids"):
-        os.makedirs(f"{STAGE}/proc", exist_ok=True)
+        os.makedirs(f"{root.stage}/proc", exist_ok=True)
         flags = kernel.MOUNT_NO_SUID | kernel.MOUNT_NO_DEVICES | kernel.MOUNT_NO_EXEC
-        kernel.mount("proc", f"{STAGE}/proc", flags, "subset=pid" if root.proc == "pids" else None)
-    kernel.change_root(STAGE)
+        kernel.mount("proc", f"{root.stage}/proc", flags, "subset=pid" if root.proc == "pids" else None)
+    kernel.change_root(root.stage)
     kernel.restrict_mount("/", kernel.MOUNT_READ_ONLY | kernel.MOUNT_NO_SUID | kernel.MOUNT_NO_DEVICES, below=False)
 
 
-def _bind(tree: int, bind: Bind) -> None:
-    target = STAGE + bind.target
+def _bind(tree: int, target: str, *, changeable: bool) -> None:
+    """Mount a copy of a tree; only /proc can be changed, where a new process of ours writes who it is."""
     try:
-        if os.path.isdir(f"/proc/self/fd/{tree}"):
+        flags = kernel.MOUNT_READ_ONLY | kernel.MOUNT_NO_SUID
+        if stat.S_ISDIR(os.fstat(tree).st_mode):
             os.makedirs(target, exist_ok=True)
-            flags = kernel.MOUNT_NO_DEVICES
-        else:
+            flags |= kernel.MOUNT_NO_DEVICES
+        else:  # it may be a device: /dev/null
             os.makedirs(os.path.dirname(target), exist_ok=True)
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY))
-            flags = 0  # it may be a device: /dev/null
         kernel.move_mount(tree, target)
     finally:
         os.close(tree)
-    if bind.target != "/proc":  # where a new process of ours writes who it is
-        kernel.restrict_mount(target, flags | kernel.MOUNT_READ_ONLY | kernel.MOUNT_NO_SUID)
+    if not changeable:
+        kernel.restrict_mount(target, flags)
 
 
-def _keep_in_memory(folder: Memory) -> None:
-    os.makedirs(STAGE + folder.path, exist_ok=True)
+def _keep_in_memory(target: str, folder: Memory) -> None:
+    os.makedirs(target, exist_ok=True)
     flags = kernel.MOUNT_NO_SUID | kernel.MOUNT_NO_DEVICES
     size = f"size={folder.mb}m,nr_inodes={folder.inodes},mode=700"
-    kernel.mount("tmpfs", STAGE + folder.path, flags if folder.mb else flags | kernel.MOUNT_READ_ONLY, size)
+    kernel.mount("tmpfs", target, flags if folder.mb else flags | kernel.MOUNT_READ_ONLY, size)

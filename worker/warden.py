@@ -17,12 +17,13 @@ PATIENCE = 5.0
 """Seconds that the warden fights descendants that fork faster than it kills."""
 
 
-def guard(parent: int) -> None:
-    """Fork: the child returns to go on, this process stays as its warden and never returns."""
+def guard(parent: int, drop: int) -> None:
+    """Fork: the child returns to go on, this process stays as its warden, without a descriptor, and never returns."""
     prepare()
     warden = os.getpid()
     child = os.fork()
     if child:
+        os.close(drop)
         watch(child, parent)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent(warden, signal.SIGKILL)

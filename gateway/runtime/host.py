@@ -30,11 +30,14 @@ SYSTEM = (
     "/etc/localtime",
     "/etc/ssl/certs",
     "/etc/ssl/openssl.cnf",
+    "/etc/pki/ca-trust/extracted",
     "/etc/pki/tls/certs",
     "/usr/share/ca-certificates",
     "/usr/share/zoneinfo",
 )
 """Of the system: libraries, and what TLS and the time of day need."""
+STAGES = ("/mnt", "/media", "/srv", "/tmp", "/opt", "/home", "/boot", "/var", "/run")  # noqa: S108 - covered by a mount
+"""Folders in one of which roots are put together: the first that is there and has nothing in it that workers see."""
 TRIAL_SECONDS = 20.0
 PYTHON = (sys.executable, "-I", "-B", "-u", "-X", "utf8")
 """The interpreter of workers; nothing of the environment or the working directory gets into it."""
@@ -61,6 +64,7 @@ def installed() -> Installed:
         links=tuple((each, os.readlink(each)) for each in SYSTEM if os.path.islink(each)),
         hidden=(hidden,) if seen else (),
         around=tuple(part for each in shown for part in _around(each, hidden)),
+        stage=next(each for each in STAGES if os.path.isdir(each) and not any(_touch(each, path) for path in shown)),
     )
 
 
@@ -80,6 +84,10 @@ def _outermost(paths: Iterable[str]) -> list[str]:
         if not any(_covers(each, path) for each in kept):
             kept.append(path)
     return kept
+
+
+def _touch(one: str, other: str) -> bool:
+    return _covers(one, other) or _covers(other, one)
 
 
 def _covers(folder: str, path: str) -> bool:

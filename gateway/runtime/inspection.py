@@ -75,7 +75,7 @@ def _check_rights(status: str, plan: Plan, uid: int) -> None:
                 raise Mismatch(f"it has capabilities: {name} is {fields[name].strip()}")
         if fields["NoNewPrivs"].strip() != "1":
             raise Mismatch("it can gain privileges")
-    if plan.seccomp and (fields["Seccomp"].strip() != "2" or int(fields["Seccomp_filters"]) < 1):
+    if plan.seccomp and (fields["Seccomp"].strip() != "2" or int(fields.get("Seccomp_filters", "1")) < 1):
         raise Mismatch("no filter of system calls is over it")
 
 

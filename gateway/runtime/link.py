@@ -10,8 +10,8 @@ import zmq
 
 from worker import wire
 
-TURN = 64
-"""Parts (of up to 8 KiB) that one worker may have handled in a turn of the loop, before others have theirs."""
+TURN, MESSAGES = 64, 500
+"""Parts (of up to 8 KiB), and messages, that one worker may have handled in a turn, before others have theirs."""
 FRAME_SECONDS = 10.0
 """How long a frame may take from its first byte to its last."""
 UNREAD = 64 << 20
@@ -126,7 +126,11 @@ class Link:
             self._closed()
 
     def _drain(self) -> None:
+        before = self._frames.whole
         for _ in range(TURN):
+            if self._frames.whole - before > MESSAGES:
+                self._schedule()
+                break
             try:
                 peer, data = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:

@@ -20,6 +20,8 @@ AGENT, SCRATCH, SNAPSHOTS = "/agent", "/scratch", "/snapshots"
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 SHARED_MEMORY_MB = 16
 INODES_PER_MB = 64
+ZYGOTE_MB = 128
+"""More than a worker has of its zygote."""
 MB = 1 << 20
 LINKS = (
     ("/tmp", SCRATCH),  # noqa: S108 - for code that asks for it by name
@@ -42,6 +44,8 @@ class Installed:
     """Folders within those that are not for workers: `gateway/`."""
     around: tuple[str, ...]
     """The same as `shown`, in as many parts as it takes to leave out what is hidden."""
+    stage: str = "/mnt"
+    """A folder of the system's in, over and under which nothing of that lies."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,8 @@ def zygote(host: Host, installed: Installed, snapshots: Path) -> Plan:
     if not host.namespaces:
         return Plan(host.uid)
     binds = (*_binds(installed), Bind(str(snapshots), SNAPSHOTS))
-    stage = Memory("/tmp", 0)  # noqa: S108 - where its workers put their roots together
-    root = Root(binds, installed.links, (*_masks(installed), stage), _zygotes_proc(host))
+    stage = Memory(installed.stage, 0)  # where its workers put their roots together
+    root = Root(binds, installed.links, (*_masks(installed), stage), _zygotes_proc(host), installed.stage)
     if host.uid < 0:
         return Plan(-1, None, NAMESPACES, root, nested=True)
     again = tuple(Bind(each.target, each.target) for each in binds)  # within the root that was lent
@@ -138,7 +142,7 @@ def worker(host: Host, installed: Installed, limits: Limits, own: Folders, other
     return Plan(
         -1,
         namespaces=NAMESPACES,
-        root=Root(binds, (*installed.links, *LINKS), memory, "pids" if host.proc else ""),
+        root=Root(binds, _links(installed), memory, "pids" if host.proc else "", installed.stage),
         limits=_limits(limits, limits.processes),
         bare=True,
         landlock=RIGHTS_IN_OWN_ROOT if host.landlock else (),
@@ -148,6 +152,12 @@ def worker(host: Host, installed: Installed, limits: Limits, own: Folders, other
 
 def _binds(installed: Installed) -> tuple[Bind, ...]:
     return tuple(Bind(path, path) for path in (*installed.shown, *DEVICES))
+
+
+def _links(installed: Installed) -> tuple[tuple[str, str], ...]:
+    """Return the links of a worker's root, but for one where a folder has to be."""
+    own = (each for each in LINKS if not any(Path(shown).is_relative_to(each[0]) for shown in installed.shown))
+    return (*installed.links, *own)
 
 
 def _masks(installed: Installed) -> tuple[Memory, ...]:
@@ -176,7 +186,7 @@ def _rights_by_path(installed: Installed, own: Folders) -> tuple[tuple[str, Righ
 
 def _limits(limits: Limits, tasks: int) -> tuple[tuple[str, int, int], ...]:
     """As setrlimit takes them. A soft limit of CPU seconds ends a process by a signal of its own."""
-    data = 2 * limits.memory_mb * MB  # for one that takes memory faster than the watch looks
+    data = (2 * limits.memory_mb + ZYGOTE_MB) * MB  # for one that takes memory faster than the watch looks
     return (
         ("RLIMIT_CORE", 0, 0),
         ("RLIMIT_MEMLOCK", 0, 0),

@@ -122,7 +122,9 @@ CONDITIONS: dict[str, tuple[tuple[Condition, ...], ...]] = {
     "prctl": tuple(((0, _LOW_HALF, option),) for option in PRCTLS.values()),
     # Its own limits only: others with its uid, the gateway too, could be given none to live with, and Landlock lets it.
     "prlimit64": (((0, _LOW_HALF, 0),),),
-    # Likewise who gets the processor; sched_setscheduler cannot be among them, for libzmq calls it with its own number.
+    # Likewise who gets the processor. libzmq calls sched_setscheduler with the numbers of its threads, and SCHED_OTHER.
+    "sched_setscheduler": (((1, _LOW_HALF, 0),),),
+    "sched_setattr": (((0, _LOW_HALF, 0),),),
     "sched_setaffinity": (((0, _LOW_HALF, 0),),),
     "setpriority": (((1, _LOW_HALF, 0),),),
     "ioprio_set": (((1, _LOW_HALF, 0),),),

@@ -16,6 +16,8 @@ CALLS = 256
 """Model calls that a worker may have open at a time."""
 NOTICES = 200
 """Notices that a worker may send in its life."""
+LATE = 100_000
+"""Messages about what is closed that a worker may send until something else is: more than a window has room for."""
 BODIES = 128 << 20
 """Bytes that the bodies of a worker's open calls may have together."""
 RUN_CALLS = 5000
@@ -76,6 +78,7 @@ class Session:
         self.settled = False
         """Whether it has said how its import went; from then on it listens."""
         self._notices = 0
+        self._late = 0
         self._last_run = 0
         self._calls: dict[int, Exchange] = {}
         self._last_call = 0
@@ -89,6 +92,7 @@ class Session:
     def close_run(self, run: Run) -> None:
         """End what there is still of a request."""
         del self.runs[run.id]
+        self._late = 0
         if not run.ended:
             self._send(wire.encode(wire.Cancel(run.id)))
         for id_ in run.calls:
@@ -97,6 +101,7 @@ class Session:
 
     def _close_call(self, id_: int) -> Exchange | None:
         exchange = self._calls.pop(id_, None)
+        self._late = 0
         if exchange:
             exchange.close()
         return exchange
@@ -135,11 +140,20 @@ class Session:
         run = self._run_of(id_)
         if run and not run.ended:
             run.take(message, size)
+        else:
+            self._drop_late()
+
+    def _drop_late(self) -> None:
+        """Drop what is about something that has just been closed; only so much can have been under way."""
+        self._late += 1
+        if self._late > LATE:
+            raise wire.WireError("it goes on about requests and calls that are closed")
 
     def _take_of_call(self, message: wire.CallData | wire.Hangup | wire.Credit, size: int) -> None:
         exchange = self._exchange(message.id if isinstance(message, wire.Credit) else message.call)
         if exchange is None:
-            return  # it has just been closed
+            self._drop_late()
+            return
         match message:
             case wire.CallData():
                 self._collect(exchange, message, size)

@@ -35,9 +35,12 @@ class Watch:
         self._ticks = 0
 
     @contextmanager
-    def over(self, guard: int, limits: Limits, full: Callable[[str], None]) -> Iterator[None]:
-        """Watch a worker; `full` is called with the reason when it passes a limit."""
-        watched = _Watched(guard, limits, full)
+    def over(self, guard: int, limits: Limits, threads: bool, full: Callable[[str], None]) -> Iterator[None]:
+        """Watch a worker; `full` is called with the reason when it passes a limit.
+
+        `threads` is whether they are to be counted as processes, where the kernel does not do that for each worker.
+        """
+        watched = _Watched(guard, limits, threads, full)
         self._watched.add(watched)
         try:
             yield
@@ -63,11 +66,12 @@ class Watch:
 class _Watched:
     """A worker's processes."""
 
-    def __init__(self, guard: int, limits: Limits, full: Callable[[str], None]) -> None:
+    def __init__(self, guard: int, limits: Limits, threads: bool, full: Callable[[str], None]) -> None:
         self.full = full
         self.hurried = False
         self._guard = guard
         self._limits = limits
+        self._threads = threads
         self._newest = b""
         self._pids: list[int] = []
         self._least_kb = 1 << 62
@@ -83,7 +87,7 @@ class _Watched:
         self.hurried = taken_kb > self._least_kb + most_kb / 4
         if taken_kb > most_kb * NEAR and sum(map(_share_kb, self._pids)) > most_kb:
             return f"out of memory at {limits.memory_mb} MB"
-        if len(self._pids) > limits.processes:
+        if len(self._pids) > limits.processes or (self._threads and sum(map(_tasks, self._pids)) > limits.processes):
             return f"more than {limits.processes} processes"
         return ""
 
@@ -139,7 +143,7 @@ def _size(folder: str) -> int:
 def tasks_of(uid: int) -> int:
     """Count the tasks of a user, as the limit of processes counts them."""
     return sum(
-        _tasks(Path(entry.path)) for entry in os.scandir("/proc") if entry.name.isdecimal() and _owner(entry) == uid
+        _tasks(int(entry.name)) for entry in os.scandir("/proc") if entry.name.isdecimal() and _owner(entry) == uid
     )
 
 
@@ -150,8 +154,8 @@ def _owner(entry: "os.DirEntry[str]") -> int:
         return -1
 
 
-def _tasks(process: Path) -> int:
+def _tasks(pid: int) -> int:
     try:
-        return len(os.listdir(process / "task"))
+        return os.stat(f"/proc/{pid}/task").st_nlink - 2
     except OSError:
         return 0

@@ -54,6 +54,8 @@ class Ground:
     launcher: Launcher
     places: Places
     watch: Watch
+    pool: int
+    """Processes that all agents may have together: without namespaces the kernel counts them as one user's."""
     groups: Groups | None
     """Where the kernel counts what a worker takes; None where the watch has to."""
 
@@ -74,10 +76,15 @@ def _scratch(ground: Ground, stack: contextlib.AsyncExitStack) -> Path:
     if ground.host.namespaces:
         return ground.places.scratch
     scratch = Path(tempfile.mkdtemp(dir=ground.places.scratch))
-    stack.callback(remove, scratch)
+    stack.push_async_callback(_remove, scratch)
     if ground.host.uid >= 0:
         os.chown(scratch, ground.host.uid, ground.host.uid)
     return scratch
+
+
+async def _remove(scratch: Path) -> None:
+    with anyio.CancelScope(shield=True):
+        await anyio.to_thread.run_sync(remove, scratch)
 
 
 class Worker:
@@ -152,7 +159,7 @@ class Worker:
             if ground.groups:
                 self._group = ground.groups.make(secrets.token_hex(8), self._policy.limits)
                 stack.push_async_callback(self._group.remove)
-            others = 0 if ground.host.namespaces else await anyio.to_thread.run_sync(tasks_of, self._uid)
+            others = 0 if ground.host.namespaces else ground.pool + await anyio.to_thread.run_sync(tasks_of, self._uid)
             plan = plans.worker(ground.host, ground.installed, self._policy.limits, own, others)
             environ = environment(own.writable, self._policy.env)
             order = Order(f"agw:{self.spec.name}", plan, own.agent, environ, listener.socket.fileno(), log.write)
@@ -160,8 +167,9 @@ class Worker:
                 ground.launcher.launched(self.spec.namespace, self._policy.start, order)
             )
             log.close_write()
+            threads = not ground.host.namespaces
             if not self._group:
-                stack.enter_context(ground.watch.over(process.pid, self._policy.limits, self._overdrew))
+                stack.enter_context(ground.watch.over(process.pid, self._policy.limits, threads, self._overdrew))
             stack.push_async_callback(self._farewell, process)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(log.pump)
@@ -203,7 +211,7 @@ class Worker:
             self.end(Ending("walls", f"its walls could not be put up: {reason}"))
         elif "SIGXCPU" in how:
             self.end(Ending("limit", f"out of CPU time at {self._policy.limits.cpu_seconds} s", uptime=self._uptime()))
-        elif self._ready or how.startswith("killed") or "zygote" in how:
+        elif self._ready or not self._met.is_set() or how.startswith("killed") or "zygote" in how:
             self.end(Ending("died", f"its worker ended ({how})", uptime=self._uptime()))
         else:
             self.end(Ending("unusable", f"its process ended while the module was being imported ({how})"))

@@ -89,6 +89,7 @@ class Zygote:
         self._processes: dict[int, Process] = {}
         self._answers: dict[int, tuple[anyio.Event, list[Process | str]]] = {}
         self._orders = 0
+        self._sending = anyio.Lock()
         self._up = anyio.Event()
         self.over = False
         """Whether it takes no more orders."""
@@ -150,8 +151,8 @@ class Zygote:
         answer: list[Process | str] = []
         self._answers[number] = done, answer
         try:
+            await self._send(json.dumps(message).encode(), [order.listener, order.output])
             with anyio.move_on_after(FORK_SECONDS):
-                await self._send(json.dumps(message).encode(), [order.listener, order.output])
                 await done.wait()
         finally:
             del self._answers[number]
@@ -160,14 +161,15 @@ class Zygote:
         raise LaunchError(str(answer[0]) if answer else f"the zygote of {self.name} did not answer")
 
     async def _send(self, data: bytes, fds: list[int]) -> None:
-        while True:
-            try:
-                socket.send_fds(self._control, [data], fds)
-                return
-            except BlockingIOError:
-                await anyio.wait_writable(self._control)
-            except OSError as error:
-                raise LaunchError(f"the zygote of {self.name} is gone: {error.strerror}") from error
+        async with self._sending:
+            while True:
+                try:
+                    socket.send_fds(self._control, [data], fds)
+                    return
+                except BlockingIOError:
+                    await anyio.wait_writable(self._control)
+                except OSError as error:
+                    raise LaunchError(f"the zygote of {self.name} is gone: {error.strerror}") from error
 
     async def attend(self) -> None:
         """Take its news until it ends, or nobody has needed it for a while; then end all of it."""

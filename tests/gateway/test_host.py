@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -263,10 +264,17 @@ def test_a_wall_that_does_not_stand_is_missing(tmp_path: Path) -> None:
     seen = installed()
     broken = replace(seen, shown=(*seen.shown, "/no/such/file"), around=(*seen.around, "/no/such/file"))
     found = surveyed(broken, tmp_path)
-    assert not found.namespaces
-    assert "/no/such/file" in dict(found.missing)["namespaces"]
+    assert (found.namespaces, found.tier) == (False, "partial")
     assert "/no/such/file" in found.why_not("partial")
-    assert found.tier == "partial"
+
+
+def test_an_installation_below_tmp_has_the_same_walls(tmp_path: Path) -> None:
+    """Where new roots are put together, and where workers find their scratch, there may be libraries too."""
+    seen = installed()
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        below = replace(seen, shown=(*seen.shown, folder), around=(*seen.around, folder))
+        assert surveyed(below, tmp_path).tier == surveyed(seen, tmp_path).tier
 
 
 def test_where_walls_are_off_none_are_tried(tmp_path: Path) -> None:

@@ -121,7 +121,6 @@ def test_a_process_without_namespaces_that_stands_as_planned_passes() -> None:
 
 def test_whatever_a_process_calls_itself_it_passes(plan: Plan) -> None:
     """Its name is its own, and may be no text at all."""
-    # A BUG at the time of writing: UnicodeDecodeError, or ValueError for a name with an odd line break (report, 2).
     with standing(plan, "renamed") as guard:
         assert [inspect(guard, plan, USER)] == children(guard)
 

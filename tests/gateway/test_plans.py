@@ -32,7 +32,7 @@ AS_TOLD = (
     ("RLIMIT_MEMLOCK", 0, 0),
     ("RLIMIT_MSGQUEUE", 0, 0),
     ("RLIMIT_CPU", 7, 12),
-    ("RLIMIT_DATA", 200 << 20, 200 << 20),
+    ("RLIMIT_DATA", 328 << 20, 328 << 20),
     ("RLIMIT_FSIZE", 3 << 20, 3 << 20),
     ("RLIMIT_NOFILE", 40, 40),
     ("RLIMIT_NPROC", 10, 10),
@@ -46,7 +46,7 @@ SHOWN = (
 ZYGOTES_ROOT = Root(
     binds=(*SHOWN, Bind("/state/snapshots/ns", "/snapshots")),
     links=(("/lib", "usr/lib"), ("/bin/python", "python3")),
-    memory=(Memory("/env/gateway", 0), Memory("/tmp", 0)),
+    memory=(Memory("/env/gateway", 0), Memory("/mnt", 0)),
     proc="own",
 )
 WORKERS_ROOT = Root(

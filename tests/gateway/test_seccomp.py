@@ -144,6 +144,8 @@ CASES: dict[str, tuple[list[Any], str, str]] = {
     "priority of others": (["setpriority", 9, NOBODY, 0], "EINVAL", "ENOSYS"),
     "disk priority of others": (["ioprio_set", 9, NOBODY, 0], "EINVAL", "ENOSYS"),
     "schedule of a thread, as ZeroMQ asks": (["sched_setscheduler", NOBODY, 0, -1], "EFAULT", "EFAULT"),
+    "idle schedule of others": (["sched_setscheduler", NOBODY, 5, -1], "EFAULT", "ENOSYS"),
+    "attributes of the schedule of others": (["sched_setattr", NOBODY, -1, 0], "EFAULT", "ENOSYS"),
     "accepting": (["accept", -1, 0, 0], "EBADF", "EBADF"),
     "accepting with flags": (["accept4", -1, 0, 0, 0], "EBADF", "EBADF"),
     "listening": (["listen", -1, 1], "EBADF", "EBADF"),

@@ -159,40 +159,54 @@ def make_folder_in_own_folder(target: Target) -> str:
     return f"made {path}"
 
 
+def _chmod(path: str) -> str:
+    before = os.stat(path).st_mode & 0o7777
+    os.chmod(path, before ^ 0o100)
+    after = os.stat(path).st_mode & 0o7777
+    os.chmod(path, before)
+    if after == before:  # the call said that it did it, and did nothing
+        raise OSError(EPERM, "the call did nothing", path)
+    return f"set the mode of {path}"
+
+
+def _utime(path: str) -> str:
+    before = os.stat(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+    after = os.stat(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    if after.st_mtime_ns == before.st_mtime_ns:
+        raise OSError(EPERM, "the call did nothing", path)
+    return f"set the times of {path}"
+
+
 @attempt(*UNWRITABLE)
 def chmod_own_agent(target: Target) -> str:
-    path = f"{target.own_folder}/agent.py"
-    os.chmod(path, os.stat(path).st_mode & 0o7777)
-    return f"set the mode of {path}"
+    return _chmod(f"{target.own_folder}/agent.py")
 
 
 @attempt(*UNWRITABLE)
 def utime_own_agent(target: Target) -> str:
-    path = f"{target.own_folder}/agent.py"
-    now = os.stat(path)
-    os.utime(path, ns=(now.st_atime_ns, now.st_mtime_ns))
-    return f"set the times of {path}"
+    return _utime(f"{target.own_folder}/agent.py")
 
 
 @attempt(*UNWRITABLE)
 def setxattr_own_agent(target: Target) -> str:
     path = f"{target.own_folder}/agent.py"
     os.setxattr(path, "user.attack", b"1")
+    if "user.attack" not in os.listxattr(path):
+        raise OSError(EPERM, "the call did nothing", path)
     os.removexattr(path, "user.attack")
     return f"set an attribute of {path}"
 
 
 @attempt(*UNWRITABLE)
 def chmod_secret(target: Target) -> str:
-    os.chmod(target.secret_file, os.stat(target.secret_file).st_mode & 0o7777)
-    return f"set the mode of {target.secret_file}"
+    return _chmod(target.secret_file)
 
 
 @attempt(*UNWRITABLE)
 def utime_secret(target: Target) -> str:
-    now = os.stat(target.secret_file)
-    os.utime(target.secret_file, ns=(now.st_atime_ns, now.st_mtime_ns))
-    return f"set the times of {target.secret_file}"
+    return _utime(target.secret_file)
 
 
 @attempt(*UNWRITABLE)
@@ -202,7 +216,8 @@ def write_root(_: Target) -> str:
 
 @attempt(*UNWRITABLE)
 def write_tmp(target: Target) -> str:
-    others = [each for each in ("/tmp", "/var/tmp") if each != target.scratch.rstrip("/")]  # noqa: S108 attacked on purpose
+    own = os.path.realpath(target.scratch)
+    others = [each for each in ("/tmp", "/var/tmp") if os.path.realpath(each) != own]  # noqa: S108 attacked on purpose
     for folder in others[:-1]:
         with contextlib.suppress(OSError):
             return _written(folder)

@@ -66,7 +66,8 @@ def _socket_leads_to(descriptor: int, target: Target) -> str:
 @attempt(EPERM)
 def outlive(target: Target) -> str:
     """Start a process of its own session that should not outlive the worker; it ends by itself after half a minute."""
-    if os.fork() == 0:
+    between = os.fork()
+    if between == 0:
         os.setsid()
         if os.fork() == 0:
             name = target.mark.encode()[:15] + b"\0"
@@ -74,6 +75,7 @@ def outlive(target: Target) -> str:
             os.closerange(0, 256)
             time.sleep(30)
         os._exit(0)
+    os.waitpid(between, 0)  # by then it is in a session that nobody ends with this one
     return f"a process named {target.mark} has a session of its own"
 
 
