@@ -167,7 +167,9 @@ def pin_outside(target: Target) -> str:
 
 @attempt(*UNTOUCHED)
 def idle_outside(target: Target) -> str:
-    """A policy of its own class would let it run only when nothing else does; the same is set again."""
+    """A policy that gives way to all others; the batch one is tried, from which there is a way back."""
     pid = _victim("outside", target)
-    os.sched_setscheduler(pid, os.sched_getscheduler(pid), os.sched_getparam(pid))
+    before = os.sched_getscheduler(pid)
+    os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0))  # from idle there might be no way back
+    os.sched_setscheduler(pid, before, os.sched_param(0))
     return f"set the scheduling of {pid}"
