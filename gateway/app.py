@@ -141,6 +141,8 @@ async def _ground(
     """Find out which walls there can be, and make ready what starts workers behind them."""
     seen, where = installed(), places(settings.state)
     host = await survey(seen, where.scratch, off=not settings.sandbox)
+    if host.namespaces:
+        settings.state.chmod(0o700)  # nobody else has to walk there
     if host.off:
         diagnostics.report(Diagnostic("walls", OFF, severity="warning", remedy="unset GATEWAY_SANDBOX"))
     for name, why in host.missing:

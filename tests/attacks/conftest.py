@@ -10,7 +10,7 @@ from tests.attacks import rows
 from tests.integration.upstream import ScriptedUpstream, scripted_upstream
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def upstream(anyio_backend: str) -> AsyncIterator[ScriptedUpstream]:
     """A scripted upstream."""
     async with scripted_upstream() as server:
