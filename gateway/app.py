@@ -91,11 +91,10 @@ async def running(settings: Settings, address: str, loopback: bool) -> AsyncIter
     with ExitStack() as stack:
         _lock(settings.state, stack)
         keys = _keys(settings, loopback)
-        document = settings.upstreams_file if settings.upstreams_file.exists() else BUILT_IN_UPSTREAMS
-        policy = yaml_file.read(document, Upstreams)
-        rules = (
-            yaml_file.read(settings.agents_file, AgentsDocument) if settings.agents_file.exists() else AgentsDocument()
-        )
+        named = settings.upstream_config or settings.upstreams_file.exists()
+        policy = yaml_file.read(settings.upstreams_file if named else BUILT_IN_UPSTREAMS, Upstreams)
+        named = settings.agent_config or settings.agents_file.exists()
+        rules = yaml_file.read(settings.agents_file, AgentsDocument) if named else AgentsDocument()
         metrics = Metrics()
         diagnostics = Diagnostics(lambda stage: metrics.diagnostics.labels(stage).inc())
         found = discover(settings.agents)
@@ -110,6 +109,10 @@ async def running(settings: Settings, address: str, loopback: bool) -> AsyncIter
                     severity="warning",
                 )
             )
+        for glob in rules.agents:
+            if not any(fnmatchcase(spec.id, glob) for spec in found.agents):
+                message = f"no agent's id matches {glob!r}, so what it sets is of no use"
+                diagnostics.report(Diagnostic("policy", message, path=settings.agents_file.name, severity="warning"))
         async with httpx2.AsyncClient(limits=CONNECTIONS) as client:
             servers = Servers(policy, client, diagnostics, settings.default_upstream, settings.default_model)
             await servers.choose()
@@ -157,7 +160,8 @@ async def _ground(
 
 
 def _keys(settings: Settings, loopback: bool) -> Keys:
-    security = yaml_file.read(settings.security_file, Security) if settings.security_file.exists() else Security()
+    named = settings.security_config or settings.security_file.exists()
+    security = yaml_file.read(settings.security_file, Security) if named else Security()
     keys = Keys(operator_key(settings.state / "key"), security.keys)
     if not loopback and not keys.for_others:
         raise StartError(

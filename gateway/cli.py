@@ -75,6 +75,8 @@ def banner(front: Front, address: str) -> None:
     question = "Use get_weather for Paris" if model == "default/weather" else "Hello"
     body = f'{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "{question}"}}]}}'
     header = f'"Authorization: Bearer $(cat {shlex.quote(str(key))})"'
+    if front.supervisor.host.off:
+        console.print(walls(front), "")
     click.echo(f"Try it:\n\ncurl -N {address}/v1/chat/completions -H {header} -d '{body}'\n")
 
 

@@ -110,7 +110,7 @@ def _path(name: str, text: str | Path) -> Path:
 def _parse(name: str, kind: Any, text: str) -> object:
     if kind is bool:
         if text.lower() not in SWITCHES:
-            raise StartError(f"{variable(name)} is {text!r}; it must be 1 or 0")
+            raise StartError(f"{variable(name)} is {text!r}; it must be 1 or 0, on or off")
         return SWITCHES[text.lower()]
     if kind is int:
         if not text.isdecimal() or len(text) > 6 or int(text) == 0:

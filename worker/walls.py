@@ -91,7 +91,7 @@ def _put_up(plan: Plan, uid: int, gid: int) -> None:
             if not plan.nested:
                 _write("/proc/sys/user/max_user_namespaces", "0")
     if plan.root:
-        with _wall("root"):
+        with _wall("own root"):
             _build(plan.root)
     if "uts" in plan.namespaces:
         with _wall("namespaces"):

@@ -29,8 +29,7 @@ ORDER = 256 << 10
 
 def serve(control: socket.socket, *, warm: bool) -> None:
     """Warm up, and fork workers until the gateway closes the socket."""
-    if os.getpid() != 1:
-        die_with_parent(os.getppid(), signal.SIGKILL)
+    die_with_parent(os.getppid(), signal.SIGKILL)
     if warm:
         gc.disable()
         from worker.warm import warm_up  # noqa: PLC0415 - the SDK, which takes a second

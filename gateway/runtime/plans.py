@@ -79,7 +79,7 @@ class Host:
         if self.off or ("user" not in dict(self.missing) and TIERS.index(self.tier) <= TIERS.index(_tier(wanted))):
             return ""
         walls = "; ".join(f"{name} ({why})" for name, why in self.missing)
-        return f"policy wants walls that are {wanted}, this host gives {self.tier}; missing: {walls}"
+        return f"policy wants the tier {wanted} at least, this host gives {self.tier}; missing: {walls}"
 
 
 def _tier(name: str) -> Tier:

@@ -229,6 +229,7 @@ class Zygote:
         """End it with all that it has started, and tell all who wait."""
         self.over = True
         self._up.set()
+        logger().info("zygote.end", zygote=self.name, workers=len(self._processes))
         with anyio.CancelScope(shield=True):
             self._control.close()
             if self._popen.poll() is None:

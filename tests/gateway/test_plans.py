@@ -208,7 +208,7 @@ def test_an_agent_is_refused_where_the_host_gives_less_than_policy_wants(
         assert why_not == ""
         return
     walls = "; ".join(f"{name} ({name} why)" for name in missing)
-    assert why_not == f"policy wants walls that are {wanted}, this host gives {tier}; missing: {walls}"
+    assert why_not == f"policy wants the tier {wanted} at least, this host gives {tier}; missing: {walls}"
 
 
 @pytest.mark.parametrize("wanted", WANTED)

@@ -210,6 +210,7 @@ from pathlib import Path
 
 import anyio
 
+from gateway.observe import logs
 from gateway.runtime import zygote
 from gateway.runtime.launcher import Launcher
 from worker.plan import Plan
@@ -255,6 +256,8 @@ async def crowd(launcher, order):
         for _ in range(40):
             launches.start_soon(launch)
     return started
+
+logs.configure("error")
 
 async def main():
     folder = Path(sys.argv[1])
