@@ -167,6 +167,18 @@ async def test_a_killed_zygote_costs_its_own_namespace_one_answer_each(
     assert [line for line in gateway.log if line["event"] == "gateway.bug"] == []
 
 
+async def test_a_killed_warden_takes_its_zygote_along(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    """No zygote goes on unguarded; its workers are replaced from a new one."""
+    zygote, worker = await zygote_of(gateway, FORKED[0]), await worker_of(gateway, FORKED[0])
+    warden = zygote.parent()
+    assert warden is not None
+    before = len(gateway.log)
+    warden.kill()
+    assert await all_gone([warden, zygote, worker])
+    await gateway.logged("worker.ready", since=before, agent=FORKED[0])
+    await answers(gateway, upstream, FORKED[0])
+
+
 async def test_nothing_is_left_of_any_zygote_when_the_gateway_is_killed(
     tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:
