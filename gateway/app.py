@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import ipaddress
 import os
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -222,6 +223,7 @@ async def serve(
         StartError: if the gateway cannot start.
     """
     adopt_orphans()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     try:
         with bind(host, port) as bound:
             address = _address(bound)

@@ -2,7 +2,7 @@
 
 On the socket to the gateway it says that it is up, then takes orders, each with two descriptors (the worker's listening
 socket, its output), and answers with the descriptor of the process. When a worker has ended it says so. Messages are
-JSON; `gateway/runtime/launcher.py` has those that it sends. Pids are those of its own namespace.
+JSON; `gateway/runtime/zygote.py` has those that it sends. Pids are those of its own namespace.
 """
 
 import contextlib
@@ -79,10 +79,15 @@ class Zygote:
         finally:
             for fd in fds:
                 os.close(fd)
-        self._workers.add(pid)
         pidfd = os.pidfd_open(pid)
-        self._say({"is": "_Forked", "order": order["order"], "pid": pid}, (pidfd,))
-        os.close(pidfd)
+        try:
+            self._say({"is": "_Forked", "order": order["order"], "pid": pid}, (pidfd,))
+            self._workers.add(pid)
+        except OSError as error:  # too many descriptors of this user are under way; not its own worker's fault
+            os.kill(pid, signal.SIGKILL)
+            self._say({"is": "_Refused", "order": order["order"], "error": f"its descriptor: {error}"})
+        finally:
+            os.close(pidfd)
         return True
 
     def _fork(self, order: dict[str, Any], fds: list[int]) -> int:

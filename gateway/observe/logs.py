@@ -1,8 +1,9 @@
 """Structured logs of the gateway: one event name a fact, JSON for machines, colours on a terminal."""
 
+import contextlib
 import logging
 import sys
-from typing import cast
+from typing import TextIO, cast
 
 import structlog
 
@@ -27,10 +28,22 @@ def configure(level: str) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Lossy())),
         cache_logger_on_first_use=True,
     )
     _take_library_logs(shared, renderer)
+
+
+class _Lossy:
+    """stderr, but for its failures: a full disk loses lines, and ends nothing."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 def _take_library_logs(shared: list[structlog.typing.Processor], renderer: structlog.typing.Processor) -> None:

@@ -23,8 +23,12 @@ def operator_key(path: Path) -> str:
             raise StateError(f"{path} holds no key; remove the file and start again to have one made") from None
         return key
     key = f"agw-{secrets.token_urlsafe(32)}"
-    with os.fdopen(fd, "w") as file:
-        file.write(key + "\n")
+    try:
+        with os.fdopen(fd, "w") as file:
+            file.write(key + "\n")
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise StateError(f"{path} cannot be written: {error.strerror}") from None
     return key
 
 

@@ -13,6 +13,7 @@ from worker.plan import Plan, Root
 from worker.warden import children
 
 LIMITS = {
+    "RLIMIT_AS": "Max address space",
     "RLIMIT_CPU": "Max cpu time",
     "RLIMIT_FSIZE": "Max file size",
     "RLIMIT_DATA": "Max data size",

@@ -12,7 +12,7 @@ import anyio.abc
 
 from gateway.runtime.process import Process
 from gateway.runtime.worker_log import WorkerLog
-from gateway.runtime.zygote import ENVIRON, Order, Zygote
+from gateway.runtime.zygote import ENVIRON, LaunchError, Order, Zygote
 from worker.plan import Plan
 
 
@@ -75,5 +75,9 @@ class Launcher:
                 namespace, self._plan(namespace), WorkerLog(self._logs / f"{namespace}.zygote.log"), warm=warm
             )
             self._tasks.start_soon(zygote.attend)
-            await zygote.up()
+            try:
+                await zygote.up()
+            except LaunchError:
+                zygote.dismiss()
+                raise
             return zygote

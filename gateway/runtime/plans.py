@@ -20,6 +20,8 @@ AGENT, SCRATCH, SNAPSHOTS = "/agent", "/scratch", "/snapshots"
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 SHARED_MEMORY_MB = 16
 INODES_PER_MB = 64
+ADDRESSES = 64 << 30
+"""Bytes of addresses, so that those reserved for threads and heaps fit, and the tables of pages end somewhere."""
 ZYGOTE_MB = 128
 """More than a worker has of its zygote."""
 MB = 1 << 20
@@ -188,6 +190,7 @@ def _limits(limits: Limits, tasks: int) -> tuple[tuple[str, int, int], ...]:
     """As setrlimit takes them. A soft limit of CPU seconds ends a process by a signal of its own."""
     data = (2 * limits.memory_mb + ZYGOTE_MB) * MB  # for one that takes memory faster than the watch looks
     return (
+        ("RLIMIT_AS", ADDRESSES, ADDRESSES),
         ("RLIMIT_CORE", 0, 0),
         ("RLIMIT_MEMLOCK", 0, 0),
         ("RLIMIT_MSGQUEUE", 0, 0),

@@ -101,6 +101,16 @@ PRCTLS = {
 NAMESPACE_FLAGS = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 """mount, cgroup, uts, ipc, user, pid, net. No time: where clone3 has that flag, clone has the exit signal."""
 
+SOCKET_OPTIONS = {
+    "SO_REUSEADDR": 2,
+    "SO_KEEPALIVE": 9,
+    "SO_LINGER": 13,
+    "SO_PASSCRED": 16,
+    "SO_RCVTIMEO": 20,
+    "SO_SNDTIMEO": 21,
+}
+"""The options that may be set on a socket."""
+
 METADATA = (
     *("chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchownat", "utime", "utimes", "futimesat", "utimensat"),
     *("setxattr", "lsetxattr", "setxattrat", "removexattr", "lremovexattr", "removexattrat", "file_setattr"),
@@ -120,6 +130,8 @@ CONDITIONS: dict[str, tuple[tuple[Condition, ...], ...]] = {
     "socketpair": (((0, _LOW_HALF, _UNIX), (1, _TYPE_OF_SOCKET, _STREAM)),),
     "ioctl": tuple(((1, _LOW_HALF, request),) for request in IOCTLS.values()),
     "prctl": tuple(((0, _LOW_HALF, option),) for option in PRCTLS.values()),
+    # Not the size of its buffers: what waits in them is the kernel's memory, counted as nobody's.
+    "setsockopt": tuple(((1, _LOW_HALF, 1), (2, _LOW_HALF, option)) for option in SOCKET_OPTIONS.values()),
     # Its own limits only: others with its uid, the gateway too, could be given none to live with, and Landlock lets it.
     "prlimit64": (((0, _LOW_HALF, 0),),),
     # Likewise who gets the processor. libzmq calls sched_setscheduler with the numbers of its threads, and SCHED_OTHER.

@@ -1,5 +1,6 @@
 """Holds every worker: performs what the lifecycle decides, and hands requests to who is ready."""
 
+import errno
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, KeysView
 from contextlib import asynccontextmanager
@@ -32,6 +33,10 @@ JITTER = 0.25
 
 STAGES: dict[str, Stage] = {"unusable": "import", "walls": "walls", "limit": "runtime", "died": "runtime"}
 """Where an operator finds each kind of ending."""
+
+
+PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC)
+"""Shortages of this host, which another try may not meet."""
 
 
 @dataclass
@@ -231,7 +236,8 @@ class Supervisor:
             snapshot = await anyio.to_thread.run_sync(snapshots.take, served.spec.folder, store)
             await worker.live(snapshot, ready)
         except (snapshots.SnapshotError, OSError) as error:
-            worker.end(Ending("unusable", f"it cannot be started: {error}"))
+            passing = isinstance(error, OSError) and error.errno in PASSING
+            worker.end(Ending("died" if passing else "unusable", f"it cannot be started: {error}"))
         except LaunchError as error:
             worker.end(Ending("died", f"it could not be started: {error}"))
         except Exception as error:  # a fault of ours in tending one worker must not end the others

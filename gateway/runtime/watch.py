@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from gateway.observe.logs import logger
 from gateway.policy.agents import Limits
 from worker.warden import children
 
@@ -16,6 +17,10 @@ TICK = 0.02
 """Seconds between two looks at a worker that has grown by a fourth of its memory."""
 CALM = 5
 """All others are looked at every so many ticks."""
+TABLES = 25
+"""Tables of pages are counted every so many ticks."""
+ORDINARY_TABLES_KB = 1024
+BLIND_SECONDS = 1.0
 NEAR = 0.8
 """From this part of the limit on, pages that processes share are divided among them."""
 SCRATCH_SECONDS = 2.0
@@ -31,7 +36,6 @@ class Watch:
 
     def __init__(self) -> None:
         self._watched: set[_Watched] = set()
-        self._newest = b""
         self._ticks = 0
 
     @contextmanager
@@ -52,14 +56,18 @@ class Watch:
         while True:
             await anyio.sleep(TICK)
             self._ticks += 1
-            self._look()
+            try:
+                self._look()
+            except OSError as error:  # no descriptor is free: it will not be so for long
+                logger().error("watch.blind", reason=error.strerror)
+                await anyio.sleep(BLIND_SECONDS)
 
     def _look(self) -> None:
         """Look at those whose turn it is."""
         calm = self._ticks % CALM == 0
         newest = Path("/proc/loadavg").read_bytes().rpartition(b" ")[2]  # the last process that this host has started
         for each in list(self._watched):
-            if (calm or each.hurried) and (reason := each.look(newest)):
+            if (calm or each.hurried) and (reason := each.look(newest, tables=self._ticks % TABLES == 0)):
                 each.full(reason)
 
 
@@ -75,17 +83,20 @@ class _Watched:
         self._newest = b""
         self._pids: list[int] = []
         self._least_kb = 1 << 62
+        self._tables_kb = 0
 
-    def look(self, newest: bytes) -> str:
-        """Return which limit it has passed; empty for none."""
+    def look(self, newest: bytes, *, tables: bool) -> str:
+        """Return which limit it has passed; empty for none. With `tables`, those of its pages are counted anew."""
         if newest != self._newest:  # else nobody on this host has started a process since
             self._newest = newest
             self._pids = _below(self._guard)
         limits, most_kb = self._limits, self._limits.memory_mb * 1024
-        taken_kb = sum(map(_resident_kb, self._pids))
+        if tables:
+            self._tables_kb = sum(map(_of_tables_kb, self._pids))
+        taken_kb = sum(map(_resident_kb, self._pids)) + self._tables_kb
         self._least_kb = min(self._least_kb, taken_kb)  # most of which it shares with its zygote
         self.hurried = taken_kb > self._least_kb + most_kb / 4
-        if taken_kb > most_kb * NEAR and sum(map(_share_kb, self._pids)) > most_kb:
+        if taken_kb > most_kb * NEAR and sum(map(_share_kb, self._pids)) + self._tables_kb > most_kb:
             return f"out of memory at {limits.memory_mb} MB"
         if len(self._pids) > limits.processes or (self._threads and sum(map(_tasks, self._pids)) > limits.processes):
             return f"more than {limits.processes} processes"
@@ -107,6 +118,17 @@ def _resident_kb(pid: int) -> int:
             return int(file.read(100).split()[1]) * PAGE_KB
     except (OSError, IndexError):
         return 0  # it has ended
+
+
+def _of_tables_kb(pid: int) -> int:
+    """What the kernel keeps to find its pages: much, where few of very many are touched. Some is every process's."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            return max(
+                0, next(int(line.split()[1]) for line in file if line.startswith(b"VmPTE:")) - ORDINARY_TABLES_KB
+            )
+    except (OSError, StopIteration):
+        return 0
 
 
 def _share_kb(pid: int) -> int:

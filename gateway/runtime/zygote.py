@@ -1,5 +1,6 @@
 """A running zygote as the gateway sees it: orders go to it, workers and the news of their ends come back."""
 
+import contextlib
 import json
 import os
 import socket
@@ -117,7 +118,8 @@ class Zygote:
     def dismiss(self) -> None:
         """Let it end: nobody will need it again."""
         self.over = True
-        self._control.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
 
     async def up(self) -> None:
         """Wait until it takes orders.
@@ -195,7 +197,7 @@ class Zygote:
             data, fds = b"", []
         try:
             self._heed(data, fds)
-        except (msgspec.MsgspecError, LookupError, ValueError, StopIteration) as error:
+        except (msgspec.MsgspecError, LookupError, ValueError, StopIteration, OSError) as error:
             logger().error("zygote.odd", zygote=self.name, error=printable(str(error))[:200])
             self.over = True
         finally:

@@ -28,6 +28,7 @@ OWN = Folders("/snapshots/abc", "", "/agent", "/scratch")
 OUTSIDE = Folders("/state/abc", "/state/scratch/x", "/state/abc", "/state/scratch/x")
 LIMITS = Limits(memory_mb=100, processes=10, open_files=40, file_mb=3, scratch_mb=5, cpu_seconds=7)
 AS_TOLD = (
+    ("RLIMIT_AS", 64 << 30, 64 << 30),
     ("RLIMIT_CORE", 0, 0),
     ("RLIMIT_MEMLOCK", 0, 0),
     ("RLIMIT_MSGQUEUE", 0, 0),

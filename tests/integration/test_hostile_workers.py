@@ -325,8 +325,9 @@ async def test_an_attack_on_memory_does_not_make_the_gateway_grow(
         over.set()
     assert (most - before) >> 20 <= MEMORY >> 20
     if kind == "flood":
-        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "worker_lost")
-        assert "window" in (await gateway.logged("worker.end", agent=f"default/{agent}"))["reason"]
+        # A gateway that keeps up gives credit, and ends it at the limit of an answer; else the window does.
+        assert answer.json()["error"]["code"] in ("worker_lost", "agent_failed")
+        assert any(each in answer.json()["error"]["message"] for each in ("window", "million characters"))
     await works_again(gateway, upstream, agent)
 
 
