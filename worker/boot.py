@@ -2,7 +2,7 @@
 
     python -I -B -u -X utf8 -m worker.boot FD zygote|trial
 
-FD is a socket to the gateway, whose first message is an `Opening`: the walls to stand behind.
+FD is a socket to the gateway, whose first message, JSON, has the walls to stand behind or to try.
 """
 
 import json

@@ -13,7 +13,6 @@ from typing import Literal
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
 import anyio.to_thread
 import zmq
 
@@ -39,8 +38,6 @@ from worker.plan import Plan
 
 LAST_WORDS_SECONDS = 1.0
 """How long the end of a process and the end of its connection may be apart."""
-ENDING_SECONDS = 1.0
-"""How long a process that ends takes to be known as ended; it is told nothing meanwhile."""
 FAREWELL_SECONDS = 2.0
 """How long a worker has to end by itself when it is asked to."""
 
@@ -204,7 +201,7 @@ class Worker:
         how = await process.wait()
         with anyio.move_on_after(LAST_WORDS_SECONDS):
             await self._hung_up.wait()  # what it said before its end comes first
-        await anyio.lowlevel.checkpoint()  # and what it wrote
+        log.catch_up()  # and what it wrote
         if self._group and self._group.reason:
             self._overdrew(self._group.reason)
         elif reason := complaint(how, log.last):
@@ -225,7 +222,7 @@ class Worker:
         try:
             self.pid = inspect(process.pid, plan, self._uid)
         except Mismatch as error:
-            with anyio.move_on_after(ENDING_SECONDS):
+            with anyio.move_on_after(LAST_WORDS_SECONDS):
                 await self._over.wait()  # one that has just ended has no walls to look at
             self.end(Ending("walls", f"its walls are not as planned: {error}"))
             return

@@ -38,10 +38,14 @@ class WorkerLog:
     def close(self) -> None:
         """Take what is still in the pipe, and close it."""
         self.close_write()
+        self.catch_up()
+        os.close(self._read)
+
+    def catch_up(self) -> None:
+        """Take what is in the pipe by now."""
         for _ in range(32):  # a pipe holds less; whatever still writes does not keep us
             if not self._move():
                 break
-        os.close(self._read)
 
     def close_write(self) -> None:
         """Close our copy of the end that the worker has."""
